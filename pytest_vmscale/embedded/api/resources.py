@@ -1,0 +1,143 @@
+"""What the API server does to objects beside keeping them: names, versions, generations, finalizers, deletion.
+
+Both the HTTP handlers and the controllers come through here, so an object obeys the same rules whoever
+writes it. Everything is synchronous: a call is one transaction.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from ..clock import SimClock
+from . import errors
+from .kinds import Kind, Kinds
+from .store import Change, Entry, Object, Store
+
+SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # what Kubernetes draws generated names from
+
+
+class Resources:
+    """Create, read, update and delete with the API's semantics. Raises errors.ApiError."""
+
+    def __init__(self, store: Store, kinds: Kinds, clock: SimClock, seed: int = 0) -> None:
+        self.store, self.kinds, self.clock = store, kinds, clock
+        self._random = random.Random(seed)
+
+    def kind(self, name: str) -> Kind:
+        """`pods`, `virtualmachines.kubevirt.io`: see Kinds.__getitem__."""
+        return self.kinds[name]
+
+    # Reading: every object returned is the caller's own copy.
+
+    def find(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        entry = self.store.entry(kind, namespace, name)
+        return entry.obj if entry else None
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        """404 if it is not there."""
+        return self._entry(kind, namespace, name).obj
+
+    def list(self, kind: Kind, namespace: str = "") -> list[Object]:
+        return [entry.obj for entry in self.store.entries(kind, namespace)]
+
+    def watch(self, kind: Kind, listener: Callable[[Change], None]) -> None:
+        """Tell a controller of every change from now on (it lists what is there already by itself)."""
+        self.store.subscribe(kind, listener)
+
+    # Writing.
+
+    def create(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
+        meta = obj.setdefault("metadata", {})
+        obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
+        if not meta.get("name") and meta.get("generateName"):
+            meta["name"] = meta["generateName"] + "".join(self._random.choices(SUFFIX_LETTERS, k=5))
+        if self.store.entry(kind, meta.get("namespace", ""), meta["name"]):
+            raise errors.already_exists(kind.plural, kind.group, meta["name"])
+        meta["uid"] = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+        meta["creationTimestamp"] = self.clock.timestamp()
+        if kind.generation:
+            meta["generation"] = 1
+        if not dry_run:
+            self.store.put(kind, obj)
+        return obj
+
+    def update(self, kind: Kind, obj: Object, *, subresource: str = "", dry_run: bool = False) -> Object:
+        """Replace. 409 if obj carries a resourceVersion that is not the current one. `subresource` "status"
+        takes only the status from obj; without it, a kind with a status subresource keeps its status."""
+        meta = obj["metadata"]
+        old = self._entry(kind, meta.get("namespace", ""), meta["name"]).obj
+        if meta.get("resourceVersion") not in (None, "", old["metadata"]["resourceVersion"]):
+            raise errors.conflict(kind.plural, kind.group, meta["name"])
+        new = self._merged(kind, old, obj, subresource)
+        return self._commit(kind, old, new, dry_run)
+
+    def modify(self, kind: Kind, namespace: str, name: str, change: Callable[[Object], Any], *, subresource: str = "") -> Object | None:
+        """Read, let `change` edit the copy, and write it back if it is any different: how controllers write.
+        None if the object is not there."""
+        obj = self.find(kind, namespace, name)
+        if obj is None:
+            return None
+        change(obj)
+        return self.update(kind, obj, subresource=subresource)
+
+    def delete(self, kind: Kind, namespace: str, name: str, *, policy: str | None = None, grace_seconds: float | None = None,
+               uid: str | None = None, resource_version: str | None = None, dry_run: bool = False) -> Object:
+        """Delete, or mark as being deleted where finalizers (or a pod's grace period) hold it.
+        `policy` is Foreground, Background or Orphan. Returns the object's last or marked state."""
+        obj = self._entry(kind, namespace, name).obj
+        meta = obj["metadata"]
+        if meta.get("finalizers"):
+            if "deletionTimestamp" not in meta:
+                meta["deletionTimestamp"], meta["deletionGracePeriodSeconds"] = self.clock.timestamp(), 0
+                if kind.generation:
+                    meta["generation"] = meta.get("generation", 0) + 1
+                self.store.put(kind, obj)
+            return obj
+        return self.store.remove(kind, namespace, name).obj
+
+    # The rules behind them.
+
+    def _entry(self, kind: Kind, namespace: str, name: str) -> Entry:
+        entry = self.store.entry(kind, namespace, name)
+        if entry is None:
+            raise errors.not_found(kind.plural, kind.group, name)
+        return entry
+
+    def _merged(self, kind: Kind, old: Object, obj: Object, subresource: str) -> Object:
+        """What an update may change: the rest of the new object comes from the old one."""
+        if subresource == "status":
+            new = {**old, "status": obj.get("status", {})}
+            if not new["status"]:
+                new.pop("status")
+            return new
+        new = {**obj, "apiVersion": kind.api_version, "kind": kind.kind}
+        if kind.status:
+            new.pop("status", None)
+            if "status" in old:
+                new["status"] = old["status"]
+        fixed = {key: old["metadata"][key] for key in ("uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds") if key in old["metadata"]}
+        new["metadata"] = {**{k: v for k, v in obj["metadata"].items() if k not in ("deletionTimestamp", "deletionGracePeriodSeconds")}, **fixed}
+        return new
+
+    def _commit(self, kind: Kind, old: Object, new: Object, dry_run: bool) -> Object:
+        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
+        if orjson.dumps(new, option=orjson.OPT_SORT_KEYS) == orjson.dumps(old, option=orjson.OPT_SORT_KEYS):
+            return new  # a write that changes nothing keeps the revision
+        if kind.generation and self._spec(kind, new) != self._spec(kind, old):
+            new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
+        if dry_run:
+            return new
+        self.store.put(kind, new)
+        if "deletionTimestamp" in new["metadata"] and not new["metadata"].get("finalizers") and "deletionGracePeriodSeconds" in new["metadata"] and not new["metadata"]["deletionGracePeriodSeconds"]:
+            self.store.remove(kind, new["metadata"].get("namespace", ""), new["metadata"]["name"])
+        return new
+
+    @staticmethod
+    def _spec(kind: Kind, obj: Object) -> Object:
+        """What generation counts: everything but metadata, and but the status where it is a subresource."""
+        return {key: value for key, value in obj.items() if key != "metadata" and not (kind.status and key == "status")}

@@ -1,0 +1,282 @@
+"""Settings: command line, ini file, vmscale.yaml and environment become one frozen, validated object.
+
+What belongs to a run is an option; what belongs to a site is in vmscale.yaml. Nothing here contacts a cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from . import yamlfile
+
+QUANTITY = r"^\d+(\.\d+)?(m|[kMGTP]|[KMGTP]i)?$"
+Quantity = Annotated[str, Field(pattern=QUANTITY)]
+NamespacedName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+SshVia = Literal["direct", "jump", "port-forward"]
+
+
+class SettingsError(ValueError):
+    """Bad input, in one line that names the option or the line of the file."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Ready(_Strict):
+    """When a guest of this OS counts as booted: its sshd sends its banner, or a TCP port accepts."""
+
+    ssh: bool = True
+    tcp: Annotated[int, Field(ge=1, le=65535)] | None = None
+
+
+class GuestImage(_Strict):
+    """One OS of the fleet: what its VMs are made of. Exactly one of `source_pvc` and `container_disk`."""
+
+    source_pvc: NamespacedName | None = None
+    container_disk: str | None = None
+    disk_size: Quantity = "40Gi"
+    cpu: Quantity = "1"
+    memory: Quantity = "4G"
+    family: Literal["linux", "windows"] = "linux"
+    run_strategy: Literal["Halted"] = "Halted"
+    eviction_strategy: Literal["None", "LiveMigrate", "LiveMigrateIfPossible", "External"] = "LiveMigrate"
+    network: NamespacedName | Literal["pod"] = "pod"
+    termination_grace_period_seconds: Annotated[int, Field(ge=0)] = 60
+    cloud_init: bool = True
+    ssh_user: str | None = None
+    ready: Ready = Ready()
+
+    @field_validator("ready", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """`ready: ssh` for `ready: {ssh: true}`; `ready: {tcp: 3389}` turns SSH off."""
+        if value == "ssh":
+            return {"ssh": True}
+        if isinstance(value, dict) and value.get("tcp") and "ssh" not in value:
+            return {**value, "ssh": False}
+        return value
+
+    @model_validator(mode="after")
+    def _one_disk(self) -> GuestImage:
+        if (self.source_pvc is None) == (self.container_disk is None):
+            raise ValueError("give exactly one of source_pvc and container_disk")
+        if self.ready.ssh == (self.ready.tcp is not None):
+            raise ValueError("ready must be either ssh, or {tcp: PORT}")
+        return self
+
+
+class JumpHost(_Strict):
+    """An SSH server from which the guests' addresses are reachable."""
+
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    user: str
+    key: Path
+
+
+class Ssh(_Strict):
+    """How guests are reached. Without `key` the run makes a key pair of its own and gives it to cloud-init."""
+
+    user: str = "cloud-user"
+    key: Path | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    via: SshVia = "direct"
+    jump_host: JumpHost | None = None
+
+
+class Storage(_Strict):
+    """What the VMs' disks are made from."""
+
+    storage_class: str | None = Field("ocs-external-storagecluster-ceph-rbd", alias="class")
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
+    volume_mode: Literal["Block", "Filesystem"] = "Block"
+
+
+# The reference's fleet: sections "RHEL VM", "Windows 10 VM" and "Fedora VM" of its appendix.
+REFERENCE_GUESTS: dict[str, GuestImage] = {
+    "rhel": GuestImage(source_pvc="default/rhel-dv", network="default/linux-bridge"),
+    "windows": GuestImage(source_pvc="default/win10-dv", network="default/linux-bridge", family="windows", cloud_init=False,
+                          termination_grace_period_seconds=0, ssh_user="Administrator"),
+    "fedora": GuestImage(container_disk="quay.io/kubevirt/fedora-container-disk-images:35", cpu="100m", memory="256Mi",
+                         eviction_strategy="None", termination_grace_period_seconds=0, ssh_user="fedora"),
+}
+
+
+class Site(_Strict):
+    """vmscale.yaml. `guests` adds to the reference's three, or replaces one of them whole."""
+
+    guests: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,20}$")], GuestImage] = {}
+    storage: Storage = Storage.model_validate({})
+    ssh: Ssh = Ssh()
+    machine_type: str = "q35"
+    cpu_model: str | None = None
+    zones: list[Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]] = []
+
+    def known_guests(self) -> dict[str, GuestImage]:
+        return {**REFERENCE_GUESTS, **self.guests}
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """The embedded cluster: how large, how fast, how it behaves."""
+
+    speed: float = 20.0
+    provision_speed: float = 600.0
+    workers: int = 100
+    profile: str = "reference"
+    faults: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run was asked for. Seconds are cluster time; wall-clock times say so."""
+
+    cluster: Literal["real", "embedded"]
+    kubeconfig: Path | None
+    context: str | None
+    in_cluster: bool
+    vms: tuple[int, ...]
+    vm_mix: Mapping[str, int]  # VMs by OS, for the largest of `vms`
+    vms_per_namespace: int
+    site: Site
+    site_file: Path | None
+    ssh_via: SshVia
+    ssh_interval_seconds: float
+    deadline_seconds: float | None
+    provision_deadline_seconds: float
+    qps: float | None
+    burst: int
+    slo_profile: str
+    slo_tolerance_percent: float
+    results_dir: Path
+    run_id: str
+    keep: bool
+    reuse_fleet: str | None
+    allow_disruptive: bool
+    simulation: Simulation
+
+    @property
+    def largest(self) -> int:
+        return max(self.vms)
+
+    @property
+    def results(self) -> Path:
+        return self.results_dir / self.run_id
+
+    def guest(self, os_name: str) -> GuestImage:
+        return self.site.known_guests()[os_name]
+
+    def ssh_user(self, os_name: str) -> str:
+        return self.guest(os_name).ssh_user or self.site.ssh.user
+
+
+def load_site(path: Path | None) -> Site:
+    """Read vmscale.yaml; the reference's values where there is none. SettingsError names the line."""
+    if path is None:
+        return Site()
+    try:
+        return yamlfile.load(path, Site)
+    except yamlfile.FileError as error:
+        raise SettingsError(str(error)) from None
+
+
+def parse_vms(text: str) -> tuple[int, ...]:
+    """`1000`, or a sweep `100,500,1000`: whole numbers above 0, each once, in the order to run them (ascending)."""
+    counts = []
+    for part in text.split(","):
+        if not re.fullmatch(r"\d+", part.strip()) or int(part) == 0:
+            raise SettingsError(f"--vms {text}: {part.strip()!r} is not a whole number above 0")
+        counts.append(int(part))
+    for count in counts:
+        if counts.count(count) > 1:
+            raise SettingsError(f"--vms {text}: {count} is given twice")
+    return tuple(sorted(counts))
+
+
+def parse_mix(text: str, total: int, known: Mapping[str, Any]) -> dict[str, int]:
+    """`rhel=50,fedora=30,windows=20`: percent if they add up to 100, else counts that must add up to the
+    largest --vms. Percentages are dealt by largest remainder, so they always add up to `total`."""
+    shares: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, number = part.strip().partition("=")
+        if not equals or not re.fullmatch(r"\d+", number):
+            raise SettingsError(f"--vm-mix {text}: {part.strip()!r} is not OS=NUMBER")
+        if name not in known:
+            raise SettingsError(f"--vm-mix {text}: unknown OS {name!r}; known are {', '.join(sorted(known))} (more can be defined under `guests` in vmscale.yaml)")
+        if name in shares:
+            raise SettingsError(f"--vm-mix {text}: {name} is given twice")
+        shares[name] = int(number)
+    whole = sum(shares.values())
+    if whole == total:
+        return {name: count for name, count in shares.items() if count}
+    if whole != 100:
+        raise SettingsError(f"--vm-mix {text}: adds up to {whole}, neither to 100 (percent) nor to --vms {total} (counts)")
+    exact = {name: share * total / 100 for name, share in shares.items()}
+    counts = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: (counts[name] - exact[name], name))
+    for name in by_remainder[: total - sum(counts.values())]:
+        counts[name] += 1
+    return {name: count for name, count in counts.items() if count}
+
+
+def parse_seconds(option: str, text: str) -> float:
+    """`90`, `90s`, `15m` or `2h` as seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise SettingsError(f"{option} {text}: is not a time above 0, such as 90s, 15m or 2h")
+    return seconds
+
+
+def parse_number(option: str, text: str, least: float, most: float | None = None, whole: bool = False) -> float:
+    try:
+        number = int(text) if whole else float(text)
+    except ValueError:
+        raise SettingsError(f"{option} {text}: is not a {'whole ' if whole else ''}number") from None
+    if not (number >= least and (most is None or number <= most)):
+        raise SettingsError(f"{option} {text}: must be at least {least:g}" + (f" and at most {most:g}" if most is not None else ""))
+    return number
+
+
+def choose_cluster(asked: str, kubeconfig: str | None, environment: Mapping[str, str]) -> tuple[Literal["real", "embedded"], Path | None, bool]:
+    """Which cluster, its kubeconfig, and whether the pod's own service account is to be used.
+
+    `auto` is a real cluster only where one is named (--kubeconfig, KUBECONFIG, or a service account in a pod):
+    ~/.kube/config is never used by accident.
+    """
+    named = kubeconfig or environment.get("KUBECONFIG") or None
+    source = "--kubeconfig" if kubeconfig else "KUBECONFIG"
+    in_pod = "KUBERNETES_SERVICE_HOST" in environment and Path("/var/run/secrets/kubernetes.io/serviceaccount/token").exists()
+    if asked == "embedded":
+        if kubeconfig:
+            raise SettingsError("--cluster embedded and --kubeconfig name two clusters: drop one of them")
+        return "embedded", None, False
+    if named:
+        # KUBECONFIG may list several files, which the client merges: each that is named must exist.
+        for part in named.split(os.pathsep):
+            if part and not Path(part).expanduser().is_file():
+                raise SettingsError(f"{source} {part}: no such file")
+        return "real", Path(named).expanduser() if os.pathsep not in named else Path(named), False
+    if in_pod:
+        return "real", None, True
+    if asked == "real":
+        raise SettingsError("--cluster real: no cluster is named; give --kubeconfig or set KUBECONFIG")
+    return "embedded", None, False
+
+
+RUN_ID = r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$"
+
+
+def check_run_id(option: str, text: str) -> str:
+    if not re.fullmatch(RUN_ID, text):
+        raise SettingsError(f"{option} {text}: must be 1 to 40 lower-case letters, digits and dashes, and neither start nor end with a dash")
+    return text

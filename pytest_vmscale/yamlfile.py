@@ -1,0 +1,111 @@
+"""YAML files that people write: read into a pydantic model, with errors that name the file, the line and the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
+
+import yaml
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+Model = TypeVar("Model", bound="BaseModel")
+Where = tuple[str | int, ...]
+
+
+class FileError(ValueError):
+    """What is wrong with a file, in one line."""
+
+
+def read(path: Path) -> tuple[Any, dict[Where, int]]:
+    """The document, and the line (from 1) of each key and list item. FileError if it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"{path}: {error}") from None
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        lines: dict[Where, int] = {}
+        _check(node, (), lines, path)
+        return yaml.safe_load(text), lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise FileError(f"{path}:{mark.line + 1 if mark else 1}: {error.problem or error.context}") from None
+
+
+def _check(node: yaml.Node | None, where: Where, lines: dict[Where, int], path: Path) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inside = (*where, key.value)
+            if inside in lines:
+                raise FileError(f"{path}:{key.start_mark.line + 1}: {key.value!r} is given twice (first on line {lines[inside]})")
+            lines[inside] = key.start_mark.line + 1
+            _check(value, inside, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[*where, index] = value.start_mark.line + 1
+            _check(value, (*where, index), lines, path)
+
+
+def load(path: Path, model: type[Model]) -> Model:
+    """Read and validate. FileError names the first thing that is wrong."""
+    from pydantic import ValidationError
+
+    data, lines = read(path)
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise FileError(f"{path}:1: must be a mapping, not a {type(data).__name__}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise FileError(describe(path, lines, error, model)) from None
+
+
+def describe(path: Path, lines: dict[Where, int], error: ValidationError, model: type[BaseModel]) -> str:
+    """`FILE:LINE: key: what is wrong`, for the first error; a misspelt key gets the nearest known one."""
+    import difflib
+
+    first = error.errors()[0]
+    where: Where = tuple(part for part in first["loc"] if part != "[key]")
+    line = next((lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in lines), 1)
+    name = ".".join(str(part) for part in where) or "(file)"
+    if first["type"] == "extra_forbidden":
+        known = _fields(model, where[:-1])
+        near = difflib.get_close_matches(str(where[-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{path}:{line}: unknown key {name!r}; {hint}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] in ("missing", "value_error") else f" (not {first['input']!r})"
+    return f"{path}:{line}: {name}: {message}{given}"
+
+
+def _fields(model: type[BaseModel], where: Where) -> list[str]:
+    """The keys that the model knows at this place; none where it takes any."""
+    current: Any = model
+    for part in where:
+        current = _inside(current, part)
+    found = _model_in(current)
+    return [info.alias or name for name, info in found.model_fields.items()] if found else []
+
+
+def _inside(annotation: Any, part: str | int) -> Any:
+    """The type of the value that `part` names in a model, a dict or a list."""
+    found = _model_in(annotation)
+    if found is not None and get_origin(annotation) not in (dict, list):
+        return next((info.annotation for name, info in found.model_fields.items() if part in (name, info.alias)), None)
+    return get_args(annotation)[-1] if get_args(annotation) else None
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first pydantic model in a type such as Model, Model | None or Annotated[Model, ...]."""
+    from pydantic import BaseModel
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (dict, list):
+        return None
+    return next((found for found in map(_model_in, get_args(annotation)) if found), None)

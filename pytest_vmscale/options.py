@@ -1,0 +1,156 @@
+"""The command line: one group of options, ini twins for what a site sets once, and the Settings made of them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pytest
+
+    from .settings import Settings
+
+# option, default, help. Those in INI_TWINS may be set in the ini file as vmscale_<name>.
+OPTIONS: tuple[tuple[str, str | None, str], ...] = (
+    ("--cluster", "auto", "auto, real or embedded: auto is a real cluster where one is named (--kubeconfig, KUBECONFIG, a pod's service account), else the embedded one"),
+    ("--kubeconfig", None, "kubeconfig of the cluster to test"),
+    ("--context", None, "the kubeconfig's context to use (default: its current one)"),
+    ("--vms", "100", "how many VMs, or a sweep: 100,500,1000"),
+    ("--vm-mix", "rhel=100", "VMs by OS: rhel=50,fedora=30,windows=20, in percent or as counts"),
+    ("--vms-per-namespace", "100", "VMs in each namespace"),
+    ("--vmscale-config", None, "what belongs to the site: images, storage, network, SSH (default: vmscale.yaml beside the ini file, if there is one)"),
+    ("--deadline", None, "give a scenario up after this much cluster time, e.g. 30m (default: three times its SLO)"),
+    ("--provision-deadline", "4h", "give provisioning up after this much cluster time"),
+    ("--ssh-interval", "2", "seconds of cluster time between two probes of a guest"),
+    ("--ssh-via", None, "how guests are reached: direct, jump or port-forward (default: vmscale.yaml's ssh.via, else direct)"),
+    ("--qps", None, "limit of requests per second, as client-go's (default: unlimited)"),
+    ("--burst", None, "requests allowed at once above --qps (default: twice --qps)"),
+    ("--slo-profile", "reference", "name or file of the SLO profile to judge by"),
+    ("--slo-tolerance", "10", "percent that a measurement may exceed a reference value by"),
+    ("--results-dir", "vmscale-results", "results go to a folder of the run's id under this one"),
+    ("--run-id", None, "name of the run (default: made from the time)"),
+    ("--reuse-fleet", None, "use the fleet that the run of this id left with --keep"),
+    ("--sim-speed", "20", "embedded cluster: seconds of cluster time in a second"),
+    ("--sim-provision-speed", "600", "embedded cluster: the same, while nothing is being measured"),
+    ("--sim-workers", "100", "embedded cluster: worker nodes"),
+    ("--sim-profile", "reference", "embedded cluster: name or file of the timing profile"),
+    ("--sim-seed", "0", "embedded cluster: seed of everything random, for a repeatable run"),
+)
+INI_TWINS = {"cluster", "kubeconfig", "context", "vms_per_namespace", "vmscale_config", "ssh_interval", "ssh_via", "qps", "burst",
+             "slo_profile", "slo_tolerance", "results_dir", "sim_speed", "sim_workers", "sim_profile"}
+SWITCHES: tuple[tuple[str, str], ...] = (
+    ("--keep", "leave the fleet on the cluster"),
+    ("--allow-disruptive", "allow what reboots nodes or edits cluster-scoped objects on a real cluster"),
+    ("--plan", "print what would be created, changed and measured; contact nothing"),
+)
+
+
+def _name(option: str) -> str:
+    return option.removeprefix("--").replace("-", "_")
+
+
+def _dest(option: str) -> str:
+    return f"vmscale_option_{_name(option)}"
+
+
+def add(parser: pytest.Parser) -> None:
+    group = parser.getgroup("vmscale", "scale acceptance of OpenShift Virtualization (vmscale)")
+    for option, default, text in OPTIONS:
+        shown = f"{text} [{default}]" if default else text
+        twin = f"vmscale_{_name(option).removeprefix('vmscale_')}"
+        if _name(option) in INI_TWINS:
+            parser.addini(twin, shown)
+            shown += f"; ini: {twin}"
+        group.addoption(option, dest=_dest(option), default=None, metavar=_name(option).upper().removeprefix("VMSCALE_"), help=shown.replace("%", "%%"))
+    group.addoption("--sim-fault", dest=_dest("--sim-fault"), action="append", default=[], metavar="NAME=VALUE",
+                    help="embedded cluster: make something go wrong (may be repeated); or a YAML plan of faults with times")
+    for option, text in SWITCHES:
+        group.addoption(option, dest=_dest(option), action="store_true", help=text)
+
+
+def given(config: pytest.Config) -> bool:
+    """Whether the command line has any option of ours."""
+    options = [option for option, *_ in (*OPTIONS, *SWITCHES, ("--sim-fault", ""))]
+    return any(config.getoption(_dest(option)) for option in options)
+
+
+def value(config: pytest.Config, option: str) -> Any:
+    """The command line's, else the ini file's, else the default."""
+    found = config.getoption(_dest(option))
+    if found is None and _name(option) in INI_TWINS:
+        found = config.getini(f"vmscale_{_name(option).removeprefix('vmscale_')}") or None
+    return dict((name, default) for name, default, _ in OPTIONS).get(option) if found is None else found
+
+
+def new_run_id() -> str:
+    """Sorts by time; ends in what keeps two runs of one second apart."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(2)
+
+
+def settings(config: pytest.Config) -> Settings:
+    """Validate everything. SettingsError names the option or the line; nothing is contacted or written."""
+    from . import settings as s
+
+    def number(option: str, least: float, most: float | None = None, whole: bool = False) -> float:
+        return s.parse_number(option, value(config, option), least, most, whole)
+
+    asked = value(config, "--cluster")
+    if asked not in ("auto", "real", "embedded"):
+        raise s.SettingsError(f"--cluster {asked}: must be auto, real or embedded")
+    cluster, kubeconfig, in_cluster = s.choose_cluster(asked, value(config, "--kubeconfig"), os.environ)
+    site_file = value(config, "--vmscale-config")
+    if site_file is None and (config.rootpath / "vmscale.yaml").exists():
+        site_file = config.rootpath / "vmscale.yaml"
+    site = s.load_site(Path(site_file) if site_file else None)
+    vms = s.parse_vms(value(config, "--vms"))
+    via = value(config, "--ssh-via") or site.ssh.via
+    if via not in ("direct", "jump", "port-forward"):
+        raise s.SettingsError(f"--ssh-via {via}: must be direct, jump or port-forward")
+    if via == "jump" and cluster == "real" and site.ssh.jump_host is None:
+        raise s.SettingsError("--ssh-via jump: vmscale.yaml names no ssh.jump_host")
+    deadline = value(config, "--deadline")
+    qps = None if value(config, "--qps") is None else number("--qps", 0.01)
+    reuse = value(config, "--reuse-fleet")
+    run_id = config.workerinput["vmscale_run_id"] if hasattr(config, "workerinput") else value(config, "--run-id") or new_run_id()
+    found = s.Settings(
+        cluster=cluster, kubeconfig=kubeconfig, context=value(config, "--context"), in_cluster=in_cluster,
+        vms=vms, vm_mix=s.parse_mix(value(config, "--vm-mix"), max(vms), site.known_guests()),
+        vms_per_namespace=int(number("--vms-per-namespace", 1, whole=True)),
+        site=site, site_file=Path(site_file) if site_file else None,
+        ssh_via=via, ssh_interval_seconds=number("--ssh-interval", 0.1, 600),
+        deadline_seconds=None if deadline is None else s.parse_seconds("--deadline", deadline),
+        provision_deadline_seconds=s.parse_seconds("--provision-deadline", value(config, "--provision-deadline")),
+        qps=qps, burst=int(number("--burst", 1, whole=True)) if value(config, "--burst") else max(1, int(2 * (qps or 1))),
+        slo_profile=value(config, "--slo-profile"), slo_tolerance_percent=number("--slo-tolerance", 0),
+        results_dir=Path(value(config, "--results-dir")), run_id=s.check_run_id("--run-id", run_id),
+        keep=value(config, "--keep"), reuse_fleet=s.check_run_id("--reuse-fleet", reuse) if reuse else None,
+        allow_disruptive=value(config, "--allow-disruptive"),
+        simulation=s.Simulation(
+            speed=number("--sim-speed", 0.01, 10_000), provision_speed=number("--sim-provision-speed", 0.01, 10_000),
+            workers=int(number("--sim-workers", 1, 1000, whole=True)), profile=value(config, "--sim-profile"),
+            faults=tuple(value(config, "--sim-fault")), seed=int(number("--sim-seed", 0, whole=True))))
+    check_limits(found)
+    return found
+
+
+LOOPBACK_ADDRESSES = 65_000  # the embedded cluster gives each guest an address of one 127.x.0.0/16
+OTHER_DESCRIPTORS = 300  # API connections, watches, log files and libraries, beside one for each VM
+
+
+def check_limits(found: Settings) -> None:
+    """Each VM takes an address and a listening socket of this machine. SettingsError says what to raise."""
+    if found.cluster != "embedded":
+        return
+    import resource
+
+    from .settings import SettingsError
+
+    if found.largest > LOOPBACK_ADDRESSES:
+        raise SettingsError(f"--vms {found.largest}: the embedded cluster has {LOOPBACK_ADDRESSES} loopback addresses for guests; use a real cluster, or fewer VMs")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = found.largest + OTHER_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and needed > hard:
+        raise SettingsError(f"--vms {found.largest}: needs {needed} open files, and this machine allows {hard}; raise the hard limit (ulimit -Hn {needed}), or use fewer VMs")

@@ -1,0 +1,228 @@
+"""Objectives as data: a profile is a YAML file of reference points and limits, each with the source it comes from.
+
+A profile may build on another (`extends: reference`). What it changes it must give a source of its own, so that
+a report never credits a document with a number that it does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+Size = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Percent = Annotated[float, Field(gt=0, le=100)]
+Source = Annotated[str, Field(min_length=1)]
+Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Keys = tuple[str | int, ...]  # keys and indices, as pydantic's `loc`
+
+
+class ProfileError(Exception):
+    """A profile that cannot be used: one line that names the file, the line and the key."""
+
+
+class _Block(BaseModel):
+    # Strict: `100: "102"` or `minimum_points: 3.0` is a slip of the pen, not a number.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class EveryVmBoots(_Block):
+    minimum_percent: Percent
+    source: Source
+
+
+def _never_falls(points: dict[int, float]) -> dict[int, float]:
+    sizes = sorted(points)
+    for low, high in pairwise(sizes):
+        if points[high] < points[low]:
+            raise ValueError(
+                f"{high} VMs in {points[high]:g} s are faster than {low} VMs in {points[low]:g} s: a line through that is no reference"
+            )
+    return points
+
+
+class Duration(_Block):
+    """`duration`: first request sent to the last VM up. `maximum`: the longest boot of any one VM, from its own request."""
+
+    statistic: Literal["duration", "maximum"]
+    points: dict[Size, Seconds]
+    source: Source
+
+    @field_validator("points")
+    @classmethod
+    def _points(cls, points: dict[int, float]) -> dict[int, float]:
+        return _never_falls(points)
+
+
+class Percentiles(_Block):
+    """`report`: which are always reported. `points`: percentile -> VMs -> seconds; only those are judged."""
+
+    report: list[Percent]
+    points: dict[Percent, dict[Size, Seconds]]
+    source: Source
+
+    @field_validator("points")
+    @classmethod
+    def _points(cls, points: dict[float, dict[int, float]]) -> dict[float, dict[int, float]]:
+        return {percent: _never_falls(curve) for percent, curve in points.items()}
+
+    @property
+    def all(self) -> list[float]:
+        """Those reported and those judged, in order."""
+        return sorted({*self.report, *self.points})
+
+
+class Linearity(_Block):
+    """A line needs three points before anything can deviate from it."""
+
+    largest_deviation_percent: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    minimum_points: Annotated[int, Field(ge=3)]
+    source: Source
+
+
+class BootStorm(_Block):
+    every_vm_boots: EveryVmBoots
+    duration: Duration
+    percentiles: Percentiles
+    linearity: Linearity
+
+
+class Profile(_Block):
+    name: str
+    title: str
+    document: Source
+    tolerance_percent: Tolerance
+    tolerance_source: Source
+    bootstorm: BootStorm
+
+
+def built_in_profiles() -> list[str]:
+    return sorted(
+        each.name.removesuffix(".yaml") for each in files(__package__).joinpath("profiles").iterdir() if each.name.endswith(".yaml")
+    )
+
+
+def load_profile(name_or_file: str | Path) -> Profile:
+    """A built-in profile by name, or a file of yours (anything with a slash, or that ends in .yaml or .yml). ProfileError."""
+    path = _locate(name_or_file, Path.cwd(), "profile")
+    data, lines = _merged(path, ())
+    return _validate(data, path, lines)
+
+
+def _locate(name_or_file: str | Path, folder: Path, asked_by: str) -> Path:
+    text = str(name_or_file)
+    if isinstance(name_or_file, Path) or "/" in text or text.endswith((".yaml", ".yml")):
+        path = folder / Path(text).expanduser()
+        if not path.is_file():
+            raise ProfileError(f"{asked_by}: there is no file {path}")
+        return path
+    if text not in built_in_profiles():
+        raise ProfileError(
+            f"{asked_by}: no SLO profile is called {text!r}; there are {', '.join(built_in_profiles())}, or name a file (my-cluster.yaml)"
+        )
+    return Path(str(files(__package__).joinpath("profiles", f"{text}.yaml")))
+
+
+def _merged(path: Path, children: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Keys, int]]:
+    """A file's data on top of what it extends, and the lines on which its own keys stand."""
+    if path.resolve() in children:
+        raise ProfileError(f"{path}: extends itself, by way of {' -> '.join(str(each) for each in [*children, path.resolve()])}")
+    data, lines = _read(path)
+    parent_name = data.pop("extends", None)
+    if parent_name is None:
+        return {**data, "name": path.stem}, lines
+    where = f"{path}:{lines[('extends',)]}: extends"
+    if not isinstance(parent_name, str):
+        raise ProfileError(f"{where}: must be a profile's name or a file, not {parent_name!r}")
+    parent_path = _locate(parent_name, path.parent, where)
+    parent, parent_lines = _merged(parent_path, (*children, path.resolve()))
+    _validate(parent, parent_path, parent_lines)
+    _check_sources(data, parent, (), path, lines)
+    return {**_overlay(parent, data), "name": path.stem}, lines
+
+
+def _overlay(below: Mapping[Any, Any], above: Mapping[Any, Any]) -> dict[Any, Any]:
+    """`above` on `below`, key by key. A table of numbers is replaced whole: two clusters' points make no curve."""
+    merged = dict(below)
+    for key, value in above.items():
+        both_named = (
+            isinstance(value, dict) and isinstance(below.get(key), dict) and all(isinstance(each, str) for each in [*value, *below[key]])
+        )
+        merged[key] = _overlay(below[key], value) if both_named and value else value
+    return merged
+
+
+def _check_sources(data: Mapping[Any, Any], parent: Mapping[Any, Any], at: Keys, path: Path, lines: Mapping[Keys, int]) -> None:
+    for key, value in data.items():
+        here, below = (*at, key), parent.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            if "source" in below and value and "source" not in value:
+                raise ProfileError(f"{path}:{lines[here]}: {_dotted(here)} changes an objective, so it must name its own `source`")
+            _check_sources(value, below, here, path, lines)
+    if not at and "tolerance_percent" in data and "tolerance_source" not in data:
+        raise ProfileError(
+            f"{path}:{lines[('tolerance_percent',)]}: tolerance_percent changes the tolerance, so it needs a `tolerance_source`"
+        )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[Keys, int]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: cannot be read: {error}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ProfileError(f"{path}:{line}: is not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{path}: is not YAML: {error}") from error
+    if not isinstance(data, dict) or node is None:
+        raise ProfileError(f"{path}:1: must be a mapping of keys to values")
+    lines: dict[Keys, int] = {}
+    for where, line in _lines(node, ()):
+        if where in lines and where:
+            raise ProfileError(f"{path}:{line}: {_dotted(where)} is given twice (first on line {lines[where]})")
+        lines[where] = line
+    return data, lines
+
+
+def _lines(node: yaml.Node, at: Keys) -> Iterator[tuple[Keys, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key_node, value_node in node.value:
+            key = yaml.safe_load(key_node.value) if key_node.tag.endswith((":int", ":float")) else key_node.value
+            yield (*at, key), key_node.start_mark.line + 1
+            yield from _lines(value_node, (*at, key))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield (*at, index), item.start_mark.line + 1
+            yield from _lines(item, (*at, index))
+
+
+def _validate(data: Mapping[str, Any], path: Path, lines: Mapping[Keys, int]) -> Profile:
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = tuple(part for part in first["loc"] if part != "[key]")
+        line = next((lines[where[:end]] for end in range(len(where), 0, -1) if where[:end] in lines), 1)
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        given = "" if first["type"] in ("missing", "extra_forbidden", "value_error") else f", not {first['input']!r}"
+        said = {"missing": "is missing", "extra_forbidden": "is no key of a profile"}.get(first["type"]) or _lower(
+            first["msg"].removeprefix("Value error, ")
+        )
+        raise ProfileError(f"{path}:{line}: {_dotted(where)}: {said}{given}{more}") from error
+
+
+def _dotted(where: Keys) -> str:
+    return ".".join(str(part) for part in where)
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

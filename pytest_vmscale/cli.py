@@ -1,0 +1,156 @@
+"""`vmscale`: the embedded cluster by hand, checks of files, and cleaning up after a run that was killed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import __version__
+
+STOP_SECONDS = 15.0  # wall time that a cluster gets to end before it is killed
+
+
+class CommandError(Exception):
+    """One line for the user; exit code 1."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="vmscale", description="Scale acceptance of OpenShift Virtualization; the suites themselves are run by pytest.")
+    parser.add_argument("--version", action="version", version=f"pytest-vmscale {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _embedded_parser(commands.add_parser("embedded", help="the embedded cluster by hand"))
+    validate = commands.add_parser("validate", help="check a vmscale.yaml, an SLO profile or a result file")
+    validate.add_argument("file", type=Path)
+    validate.set_defaults(run=lambda options: _validate(options.file))
+    cleanup = commands.add_parser("cleanup", help="remove what a run left on a cluster")
+    cleanup.add_argument("--run-id", required=True)
+    cleanup.add_argument("--kubeconfig", default=os.environ.get("KUBECONFIG"))
+    cleanup.add_argument("--context")
+    cleanup.set_defaults(run=_cleanup)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except CommandError as error:
+        print(f"vmscale: {error}", file=sys.stderr)
+        return 1
+
+
+def _embedded_parser(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    up = actions.add_parser("up", help="start it; the last line of output is the kubeconfig's path", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    down = actions.add_parser("down", help="stop one that was started with --detach, or in another terminal", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for each in (up, down):
+        each.add_argument("--state-dir", type=Path, default=default_state_dir(), help="kubeconfig, keys and logs")
+    up.add_argument("--detach", action="store_true", help="return once it serves, and leave it running")
+    up.add_argument("--speed", default="20", help="seconds of cluster time in a second")
+    up.add_argument("--workers", default="100", help="worker nodes")
+    up.add_argument("--profile", default="reference", help="name or file of the timing profile")
+    up.add_argument("--fault", action="append", default=[], metavar="NAME=VALUE", help="make something go wrong, or a YAML plan of faults")
+    up.add_argument("--seed", default="0", help="seed of everything random")
+    up.set_defaults(run=_up)
+    down.set_defaults(run=_down)
+
+
+def default_state_dir() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state")) / "vmscale" / "embedded"
+
+
+def _up(options: argparse.Namespace) -> int:
+    running = _running(options.state_dir)
+    if running:
+        raise CommandError(f"an embedded cluster is running already (process {running}); stop it with `vmscale embedded down`, or give another --state-dir")
+    options.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = [sys.executable, "-m", "pytest_vmscale.embedded", "--state-dir", str(options.state_dir), "--speed", options.speed, "--workers", options.workers,
+               "--profile", options.profile, "--seed", options.seed, "--truth", str(options.state_dir / "truth.jsonl")]
+    for fault in options.fault:
+        command += ["--fault", fault]
+    if not options.detach:
+        os.environ["PYTHONUNBUFFERED"] = "1"
+        _pid_file(options.state_dir).write_text(f"{os.getpid()}\n")  # exec keeps the process id
+        os.execv(command[0], command)
+    log_path = options.state_dir / "embedded.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True, text=True)
+    _pid_file(options.state_dir).write_text(f"{process.pid}\n")
+    assert process.stdout is not None
+    kubeconfig = process.stdout.readline().strip()
+    if not kubeconfig:
+        process.wait()
+        raise CommandError(f"the embedded cluster did not start: {_last_line(log_path)}")
+    print(kubeconfig)
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    running = _running(options.state_dir)
+    if not running:
+        print("no embedded cluster is running", file=sys.stderr)
+        return 0
+    os.kill(running, signal.SIGTERM)
+    end = time.monotonic() + STOP_SECONDS
+    while _running(options.state_dir) and time.monotonic() < end:
+        time.sleep(0.05)
+    if _running(options.state_dir):
+        os.kill(running, signal.SIGKILL)
+    _pid_file(options.state_dir).unlink(missing_ok=True)
+    return 0
+
+
+def _pid_file(state_dir: Path) -> Path:
+    return state_dir / "embedded.pid"
+
+
+def _running(state_dir: Path) -> int | None:
+    """The process id of the cluster of this state folder. A number that another program took since is none."""
+    try:
+        pid = int(_pid_file(state_dir).read_text())
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if b"pytest_vmscale.embedded" in words else None
+
+
+def _last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"it said nothing; see {path}"
+
+
+def _validate(path: Path) -> int:
+    import json
+
+    if path.suffix == ".json":
+        from .report.files import validate_file
+
+        problems = validate_file(path)
+        for problem in problems:
+            print(f"{path}: {problem}", file=sys.stderr)
+        if not problems:
+            print(f"{path}: valid")
+        return 1 if problems else 0
+    from . import yamlfile
+    from .settings import SettingsError, load_site
+    from .slo.profile import ProfileError, load_profile
+
+    try:
+        data, _ = yamlfile.read(path)
+        is_profile = isinstance(data, dict) and ("bootstorm" in data or "extends" in data)
+        if is_profile:
+            load_profile(path)
+        else:
+            load_site(path)
+    except (yamlfile.FileError, SettingsError, ProfileError, json.JSONDecodeError) as error:
+        raise CommandError(str(error)) from None
+    print(f"{path}: a valid {'SLO profile' if is_profile else 'site file'}")
+    return 0
+
+
+def _cleanup(options: argparse.Namespace) -> int:
+    from .cleanup import remove_run
+
+    return remove_run(options.run_id, options.kubeconfig, options.context)

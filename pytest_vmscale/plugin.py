@@ -1,0 +1,197 @@
+"""pytest's hooks, and nothing else: options, markers, header, plan, one scenario at a time, summary, exit code.
+
+Every pytest run on the machine loads this file, so what is heavy is imported inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from . import options
+
+if TYPE_CHECKING:
+    from .run import Run
+
+MARKERS = {
+    "deployment": "clone VMs from a golden image, in bulks",
+    "bootstorm": "start many VMs at once, until SSH answers",
+    "latency": "I/O latency in the guests, baseline against workload",
+    "migration": "drain a zone of workers, moving its VMs",
+    "upgrade": "upgrade the cluster under load",
+    "density": "as many VMs on one node as it takes",
+    "preflight": "is the cluster fit for the suites",
+    "disruptive": "reboots nodes, edits cluster-scoped objects or upgrades: needs --allow-disruptive on a real cluster",
+}
+SCENARIOS = tuple(name for name in MARKERS if name != "disruptive")
+RUN: pytest.StashKey[Run] = pytest.StashKey()
+FROM_WORKERS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, text in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {text}")
+    if not (options.given(config) or config.pluginmanager.has_plugin("fixtures.cluster")):
+        return  # somebody else's test run
+    from .run import Run
+    from .settings import SettingsError
+    from .slo.profile import ProfileError, load_profile
+
+    try:
+        settings = options.settings(config)
+        profile = load_profile(settings.slo_profile)
+        if not hasattr(config, "workerinput"):
+            options.check_simulation(settings)
+    except SettingsError as error:
+        raise pytest.UsageError(str(error)) from None
+    except ProfileError as error:
+        raise pytest.UsageError(f"--slo-profile {error}") from None
+    config.stash[RUN] = Run(settings, profile)
+    config.stash[FROM_WORKERS] = []
+
+
+def scenarios(items: list[pytest.Item]) -> list[str]:
+    """The scenarios that these items belong to, in the order of MARKERS."""
+    return [name for name in SCENARIOS if any(item.get_closest_marker(name) for item in items)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `vms` runs once for each point of the sweep, on one fleet."""
+    if "vms" in metafunc.fixturenames and RUN in metafunc.config.stash:
+        counts = metafunc.config.stash[RUN].settings.vms
+        metafunc.parametrize("vms", counts, ids=[f"{count}-vms" for count in counts], scope="session")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return
+    if run.settings.cluster == "real" and not run.settings.allow_disruptive:
+        disruptive = [item.nodeid for item in items if item.get_closest_marker("disruptive")]
+        if disruptive:
+            raise pytest.UsageError(f"{disruptive[0]} reboots nodes or edits cluster-scoped objects: give --allow-disruptive, or deselect it with -m 'not disruptive'")
+    for item in items:
+        if scenarios([item]) and not item.get_closest_marker("timeout"):
+            # The last resort, above every deadline of the procedures themselves.
+            item.add_marker(pytest.mark.timeout(run.last_resort_wall_seconds(), method="signal"))
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    run = config.stash.get(RUN, None)
+    return run.header() if run and scenarios(items) else []
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """--plan: say what would be done, and do none of it."""
+    if not session.config.getoption(options._dest("--plan")) or RUN not in session.config.stash:
+        return None
+    from .plan import plan
+
+    writer = session.config.get_terminal_writer()
+    writer.line()
+    for line in plan(session.config.stash[RUN], scenarios(session.items)):
+        writer.line(line)
+    return True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """xdist: every worker belongs to the controller's run."""
+    if RUN in node.config.stash:
+        node.workerinput["vmscale_run_id"] = node.config.stash[RUN].settings.run_id
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """xdist: all that touches the cluster goes to one worker, so that two scenarios never run at a time."""
+    if RUN not in config.stash:
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneClusterScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "cluster" if nodeid.startswith("suites/") else nodeid
+
+    return OneClusterScheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    found = getattr(node, "workeroutput", {}).get("vmscale")
+    if found:
+        node.config.stash[FROM_WORKERS].append(found)
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
+    """pytest-timeout: write down what the fleet looks like, then fail the test; never kill the process."""
+    run = item.config.stash.get(RUN, None)
+    if run is None or not scenarios([item]):
+        return None
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def expired(signum: int, frame: Any) -> None:
+        __tracebackhide__ = True
+        path = run.dump_state(f"{item.name}: no end after {settings.timeout:g} s of wall time")
+        pytest.fail(f"no end after {settings.timeout:g} s of wall time; the fleet's state is in {path}", pytrace=False)
+
+    def cancel() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    item.cancel_timeout = cancel  # type: ignore[attr-defined]
+    signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, settings.timeout)
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What is wrong with a cluster is said in one line: our own stack tells its reader nothing."""
+    report = yield
+    run = item.config.stash.get(RUN, None)
+    if run and call.excinfo and report.failed and scenarios([item]):
+        line = run.trouble_line(call.excinfo.value)
+        if line:
+            report.longrepr = line
+    return report
+
+
+@pytest.hookimpl(trylast=True)  # after the fixtures are torn down, so that the verdict knows of the clean-up
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    config = session.config
+    run = config.stash.get(RUN, None)
+    if run is None:
+        return
+    outcome = run.finish(interrupted=int(exitstatus) == pytest.ExitCode.INTERRUPTED)
+    if outcome is None:
+        outcome = next(iter(config.stash[FROM_WORKERS]), None)
+    if outcome is None:
+        return
+    if hasattr(config, "workerinput"):
+        config.workeroutput["vmscale"] = outcome  # type: ignore[attr-defined]
+        return
+    config.stash[FROM_WORKERS][:] = [outcome]
+    allure_folder = config.getoption("allure_report_dir", None)
+    if allure_folder:
+        run.write_allure_environment(allure_folder, outcome)
+    if outcome["exit_code"] > 1 and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        session.exitstatus = outcome["exit_code"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for outcome in config.stash.get(FROM_WORKERS, ()):
+        terminalreporter.section("scale acceptance")
+        for line in outcome["lines"]:
+            terminalreporter.line(line)

@@ -18,7 +18,7 @@ class TestBootStorm:
 
     @pytest.mark.parametrize("percent", [50, 75, 90, 95, 99])
     def test_boot_time_percentile(self, boot_storm, slo, percent):
-        slo.check(boot_storm, f"bootstorm.p{percent}")
+        slo.check(boot_storm, f"bootstorm.boot_time_p{percent}")
 
 
 class TestBootStormSweep:

@@ -53,17 +53,26 @@ def judge_boot_storm(measurement: Measurement, profile: Profile, tolerance_perce
         raise ValueError(f"a tolerance must be at least 0 %, not {tolerance}")
     wanted, size, times = profile.bootstorm, measurement.size, boot_times(measurement)
     duration = _timed(
-        measurement, "bootstorm.duration", "Storm duration" if wanted.duration.statistic == "duration" else "Longest boot",
-        _seconds(measurement, wanted.duration.statistic), reference_at(wanted.duration.points, size), tolerance, wanted.duration.source,
-    )  # fmt: skip
+        measurement,
+        "bootstorm.duration",
+        "Storm duration" if wanted.duration.statistic == "duration" else "Longest boot",
+        _seconds(measurement, wanted.duration.statistic),
+        reference_at(wanted.duration.points, size),
+        tolerance,
+        wanted.duration.source,
+    )
     percentiles = [
         _timed(
-            measurement, f"bootstorm.boot_time_p{percent:g}", f"Boot time, {percent:g} % of VMs",
-            times.percentile(percent) if size else None, reference_at(wanted.percentiles.points.get(percent, {}), size),
-            tolerance, wanted.percentiles.source,
+            measurement,
+            f"bootstorm.boot_time_p{percent:g}",
+            f"Boot time, {percent:g} % of VMs",
+            times.percentile(percent) if size else None,
+            reference_at(wanted.percentiles.points.get(percent, {}), size),
+            tolerance,
+            wanted.percentiles.source,
         )
         for percent in wanted.percentiles.all
-    ]  # fmt: skip
+    ]
     return _every_vm_boots(measurement, profile), duration, *percentiles
 
 
@@ -82,11 +91,20 @@ def judge_sweep(measurements: Iterable[Measurement], profile: Profile) -> tuple[
     def objective(outcome: Outcome, why: str, deviation: float | None = None) -> Objective:
         judged = outcome is not Outcome.REPORTED
         return Objective(
-            id="bootstorm.linearity", title="Duration grows near linearly", outcome=outcome, measured=deviation,
-            measured_text="not measured" if deviation is None else f"{deviation:.1f} %", limit=limit if judged else None, reference=None, unit="%",
-            margin_percent=_margin(deviation, limit) if judged else None, source=wanted.source,
-            how=f"largest deviation from the least-squares line of {len(points)} points", scope=f"{min(sizes)}-{max(sizes)} VMs", why=why,
-        )  # fmt: skip
+            id="bootstorm.linearity",
+            title="Duration grows near linearly",
+            outcome=outcome,
+            measured=deviation,
+            measured_text="not measured" if deviation is None else f"{deviation:.1f} %",
+            limit=limit if judged else None,
+            reference=None,
+            unit="%",
+            margin_percent=_margin(deviation, limit) if judged else None,
+            source=wanted.source,
+            how=f"largest deviation from the least-squares line of {len(points)} points",
+            scope=f"{min(sizes)}-{max(sizes)} VMs",
+            why=why,
+        )
 
     line_points: list[tuple[int, float]] = []
     for measurement in points:
@@ -134,12 +152,20 @@ def _every_vm_boots(measurement: Measurement, profile: Profile) -> Objective:
     percent = None if trouble else booted / measurement.size * 100
     outcome = Outcome.INCONCLUSIVE if percent is None else Outcome.PASS if percent >= wanted.minimum_percent else Outcome.FAIL
     return Objective(
-        id="bootstorm.every_vm_boots", title="Every VM boots", outcome=outcome, measured=percent, measured_text=f"{booted} of {measurement.size}",
-        limit=wanted.minimum_percent, reference=wanted.minimum_percent, unit="%",
+        id="bootstorm.every_vm_boots",
+        title="Every VM boots",
+        outcome=outcome,
+        measured=percent,
+        measured_text=f"{booted} of {measurement.size}",
+        limit=wanted.minimum_percent,
+        reference=wanted.minimum_percent,
+        unit="%",
         # A lower limit: the margin's sign is turned round, so that negative is a breach here too.
         margin_percent=None if percent is None else -_percent_below(percent, wanted.minimum_percent),
-        source=wanted.source, scope=_scope(measurement), why=trouble or _lost(measurement),
-    )  # fmt: skip
+        source=wanted.source,
+        scope=_scope(measurement),
+        why=trouble or _lost(measurement),
+    )
 
 
 def _timed(
@@ -161,10 +187,20 @@ def _timed(
         outcome, text = Outcome.PASS if seconds <= limit else Outcome.FAIL, _seconds_text(seconds, deadline)
         why = "" if seconds <= limit else f"{seconds:.1f} s is {-_percent_below(seconds, limit):.1f} % above the limit of {limit:.1f} s"
     return Objective(
-        id=id, title=title, outcome=outcome, measured=seconds, measured_text=text, limit=limit,
-        reference=None if reference is None else reference.seconds, unit="s", margin_percent=_margin(seconds, limit), source=source,
-        how="" if reference is None else f"{reference.how} + {tolerance:g} %", scope=_scope(measurement), why=why,
-    )  # fmt: skip
+        id=id,
+        title=title,
+        outcome=outcome,
+        measured=seconds,
+        measured_text=text,
+        limit=limit,
+        reference=None if reference is None else reference.seconds,
+        unit="s",
+        margin_percent=_margin(seconds, limit),
+        source=source,
+        how="" if reference is None else f"{reference.how} + {tolerance:g} %",
+        scope=_scope(measurement),
+        why=why,
+    )
 
 
 def _trouble(measurement: Measurement) -> str:

@@ -1,0 +1,173 @@
+"""What goes wrong on the embedded cluster, and when. Each fault is a cause; what comes of it is left to the cluster.
+
+A fault is named on the command line (`--fault boot-slowdown=1.3`: from the start, for good), or in a plan file:
+a YAML list of {fault, value, at, for}, with `at` and `for` in seconds of cluster time.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .clock import SimClock
+
+
+class FaultError(ValueError):
+    """A fault that there is not, or a value that it cannot have. The message names the option or line."""
+
+
+@dataclass(frozen=True)
+class ApiFailure:
+    """How a request fails: with this code, or (`reset`) with its connection cut."""
+
+    code: int
+    retry_after_seconds: float | None = None
+    reset: bool = False
+
+
+@dataclass(frozen=True)
+class Known:
+    """A fault that there is: what its value means, and which values it can have."""
+
+    help: str
+    least: float
+    most: float
+    whole: bool = False
+
+
+KNOWN = {
+    "boot-slowdown": Known("factor by which everything between a start request and SSH is slower", 1, 1000),
+    "guests-never-boot": Known("how many of the guests that start never answer, though they run", 0, 1_000_000, whole=True),
+    "stuck-scheduling": Known("how many of the launcher pods stay unschedulable", 0, 1_000_000, whole=True),
+    "api-errors": Known("share of API requests that fail, in bursts of 429, 500 or connection resets", 0, 1),
+    "watch-expiry": Known("after how many seconds a watch ends with 410 Gone", 0.001, 1e9),
+    "stuck-clones": Known("how many of the clones never finish", 0, 1_000_000, whole=True),
+}
+
+BURST_REQUESTS = 5  # a burst of API errors fails so many requests on average
+RETRY_AFTER_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of the plan, from `at` for `seconds` (None: for good)."""
+
+    name: str
+    value: float
+    at: float = 0.0
+    seconds: float | None = None
+
+    def active(self, now: float) -> bool:
+        return now >= self.at and (self.seconds is None or now < self.at + self.seconds)
+
+
+def parse_option(text: str) -> Fault:
+    """`NAME=VALUE`, as --fault takes it."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise FaultError(f"--fault {text}: must be NAME=VALUE")
+    try:
+        number = float(value)
+    except ValueError:
+        raise FaultError(f"--fault {text}: {value!r} is not a number") from None
+    return _checked(f"--fault {text}", Fault(name, number))
+
+
+def load_plan(path: Path) -> list[Fault]:
+    """A plan file. FaultError names the file and the line."""
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, yaml.YAMLError) as error:
+        raise FaultError(f"{path}: {error}") from None
+    if not isinstance(root, yaml.SequenceNode):
+        raise FaultError(f"{path}: a fault plan is a list of {{fault, value, at, for}}")
+    faults = []
+    for node in root.value:
+        where = f"{path}:{node.start_mark.line + 1}"
+        entry: Any = yaml.SafeLoader("").construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        if not isinstance(entry, dict) or "fault" not in entry or "value" not in entry or set(entry) - {"fault", "value", "at", "for"}:
+            raise FaultError(f"{where}: an entry of a fault plan is {{fault, value, at, for}}, the last two optional")
+        for key in ("value", "at", "for"):
+            if key in entry and (isinstance(entry[key], bool) or not isinstance(entry[key], int | float) or entry[key] < 0):
+                raise FaultError(f"{where}: {key} must be a number of at least 0, not {entry[key]!r}")
+        faults.append(_checked(where, Fault(str(entry["fault"]), float(entry["value"]), float(entry.get("at", 0)), entry.get("for"))))
+    return faults
+
+
+def _checked(where: str, fault: Fault) -> Fault:
+    known = KNOWN.get(fault.name)
+    if known is None:
+        near = difflib.get_close_matches(fault.name, KNOWN, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise FaultError(f"{where}: there is no fault {fault.name!r}; {hint}there are {', '.join(sorted(KNOWN))}")
+    if not known.least <= fault.value <= known.most or (known.whole and fault.value != int(fault.value)):
+        whole = "a whole number " if known.whole else ""
+        raise FaultError(f"{where}: {fault.name} must be {whole}between {known.least:g} and {known.most:g}, not {fault.value:g}")
+    return fault
+
+
+class Faults:
+    """The plan at work: each part of the cluster asks here what goes wrong now."""
+
+    def __init__(self, clock: SimClock, plan: list[Fault] | None = None, seed: int = 0) -> None:
+        self._clock, self.plan = clock, list(plan or ())
+        self._random = random.Random(f"faults {seed}")
+        self._burst: list[ApiFailure] = []
+        self._struck: dict[str, dict[str, bool]] = {}
+
+    def value(self, name: str) -> float | None:
+        """The value of this fault now, the last in the plan winning; None if it is not active."""
+        now = self._clock.now()
+        active = [fault.value for fault in self.plan if fault.name == name and fault.active(now)]
+        return active[-1] if active else None
+
+    @property
+    def boot_slowdown(self) -> float:
+        """Factor on every duration, and every request's price, between a start request and SSH."""
+        return self.value("boot-slowdown") or 1.0
+
+    @property
+    def watch_expiry_seconds(self) -> float | None:
+        return self.value("watch-expiry")
+
+    def never_boots(self, namespace: str, vmi: str) -> bool:
+        return self._strikes("guests-never-boot", f"{namespace}/{vmi}")
+
+    def stuck_scheduling(self, namespace: str, pod: str) -> bool:
+        return self._strikes("stuck-scheduling", f"{namespace}/{pod}")
+
+    def stuck_clone(self, namespace: str, data_volume: str) -> bool:
+        return self._strikes("stuck-clones", f"{namespace}/{data_volume}")
+
+    def api_failure(self) -> ApiFailure | None:
+        """How the API request at hand fails, or None. Failures come in bursts of one sort."""
+        share = self.value("api-errors")
+        if not share:
+            self._burst.clear()
+            return None
+        if not self._burst and self._random.random() < self._burst_start(share):
+            sorts = (ApiFailure(429, RETRY_AFTER_SECONDS), ApiFailure(500), ApiFailure(0, reset=True))
+            length = self._random.randint(1, 2 * BURST_REQUESTS - 1)
+            self._burst = [self._random.choice(sorts)] * length
+        return self._burst.pop() if self._burst else None
+
+    @staticmethod
+    def _burst_start(share: float) -> float:
+        """With what chance a burst must start at a request outside of one, for this share to fail overall."""
+        return min(1.0, share / (BURST_REQUESTS * (1 - share) + share)) if share < 1 else 1.0
+
+    def _strikes(self, name: str, key: str) -> bool:
+        """Whether this one is among the first so many that asked; it stays so while the fault is active."""
+        count = self.value(name)
+        if count is None:
+            return False
+        struck = self._struck.setdefault(name, {})
+        if key not in struck:
+            struck[key] = len([each for each in struck.values() if each]) < count
+        return struck[key]
+

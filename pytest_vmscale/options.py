@@ -29,7 +29,7 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("--qps", None, "limit of requests per second, as client-go's (default: unlimited)"),
     ("--burst", None, "requests allowed at once above --qps (default: twice --qps)"),
     ("--slo-profile", "reference", "name or file of the SLO profile to judge by"),
-    ("--slo-tolerance", "10", "percent that a measurement may exceed a reference value by"),
+    ("--slo-tolerance", None, "percent that a measurement may exceed a reference value by (default: the profile's)"),
     ("--results-dir", "vmscale-results", "results go to a folder of the run's id under this one"),
     ("--run-id", None, "name of the run (default: made from the time)"),
     ("--reuse-fleet", None, "use the fleet that the run of this id left with --keep"),
@@ -124,7 +124,7 @@ def settings(config: pytest.Config) -> Settings:
         deadline_seconds=None if deadline is None else s.parse_seconds("--deadline", deadline),
         provision_deadline_seconds=s.parse_seconds("--provision-deadline", value(config, "--provision-deadline")),
         qps=qps, burst=int(number("--burst", 1, whole=True)) if value(config, "--burst") else max(1, int(2 * (qps or 1))),
-        slo_profile=value(config, "--slo-profile"), slo_tolerance_percent=number("--slo-tolerance", 0),
+        slo_profile=value(config, "--slo-profile"), slo_tolerance_percent=None if value(config, "--slo-tolerance") is None else number("--slo-tolerance", 0),
         results_dir=Path(value(config, "--results-dir")), run_id=s.check_run_id("--run-id", run_id),
         keep=value(config, "--keep"), reuse_fleet=s.check_run_id("--reuse-fleet", reuse) if reuse else None,
         allow_disruptive=value(config, "--allow-disruptive"),
@@ -154,3 +154,22 @@ def check_limits(found: Settings) -> None:
     needed = found.largest + OTHER_DESCRIPTORS
     if hard != resource.RLIM_INFINITY and needed > hard:
         raise SettingsError(f"--vms {found.largest}: needs {needed} open files, and this machine allows {hard}; raise the hard limit (ulimit -Hn {needed}), or use fewer VMs")
+
+
+def check_simulation(found: Settings) -> None:
+    """Have the embedded cluster's own program check its profile and faults, before anything is started."""
+    simulation = found.simulation
+    if found.cluster != "embedded" or (simulation.profile == "reference" and not simulation.faults):
+        return
+    import subprocess
+    import sys
+
+    from .settings import SettingsError
+
+    command = [sys.executable, "-m", "pytest_vmscale.embedded", "--check", "--profile", simulation.profile]
+    for fault in simulation.faults:
+        command += ["--fault", fault]
+    checked = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if checked.returncode:
+        told = checked.stderr.strip().splitlines() or [f"exit code {checked.returncode}"]
+        raise SettingsError(told[-1].replace("--profile", "--sim-profile").replace("--fault", "--sim-fault"))

@@ -55,6 +55,6 @@ def _changed(settings: Settings) -> Iterator[str]:
 def _boot_storm(run: Run) -> Iterator[str]:
     for count in run.settings.vms:
         reference, how = run.reference_for(count)
-        limit = reference * (1 + run.settings.slo_tolerance_percent / 100)
+        limit = reference * (1 + run.tolerance_percent / 100)
         yield (f"  boot storm of {count} VMs, first start request to the last SSH: at most {limit:.1f} s"
-               f" (reference {reference:.1f} s, {how}; +{run.settings.slo_tolerance_percent:g} %), given up after {run.deadline_seconds(count):.0f} s")
+               f" (reference {reference:.1f} s, {how}; +{run.tolerance_percent:g} %), given up after {run.deadline_seconds(count):.0f} s")

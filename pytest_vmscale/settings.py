@@ -156,7 +156,7 @@ class Settings:
     qps: float | None
     burst: int
     slo_profile: str
-    slo_tolerance_percent: float
+    slo_tolerance_percent: float | None
     results_dir: Path
     run_id: str
     keep: bool

@@ -1,0 +1,243 @@
+"""One run: what it was asked for, what it has measured and judged so far, and what it leaves behind.
+
+Fixtures and suites write into it; it reads no cluster and runs no procedure.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .cluster.access import ClusterError
+from .model import Measurement, Objective, Outcome
+from .report.files import About, ResultFiles, ScenarioFiles
+from .settings import Settings
+from .slo.judge import Verdict, judge_boot_storm, judge_sweep, verdict
+from .slo.profile import Profile
+from .slo.reference import reference_at
+
+DEADLINE_FACTOR = 3.0  # a scenario is given up after this multiple of its SLO
+START_AND_STOP_WALL_SECONDS = 300.0  # starting and ending the cluster, logging in, drawing charts
+
+
+class MeasurementFailed(Exception):
+    """The measurement could not be taken: the run is inconclusive (exit code 11)."""
+
+
+class ClusterUnfit(Exception):
+    """The cluster cannot be measured as it is, found before anything was (exit code 10)."""
+
+
+class Run:
+    """The state of one run, in the process that runs the suites."""
+
+    def __init__(self, settings: Settings, profile: Profile) -> None:
+        self.settings, self.profile = settings, profile
+        self.cluster_facts: dict[str, Any] = {"kind": settings.cluster, "time_rate": settings.simulation.speed if settings.cluster == "embedded" else 1.0}
+        self.workload: dict[str, Any] = {}
+        self.measurements: list[Measurement] = []
+        self.objectives: list[Objective] = []
+        self.troubles: list[str] = []
+        self.unfit: list[str] = []
+        self.cleanup: dict[str, Any] | None = None
+        self.look_at_fleet: Callable[[], Mapping[str, Any]] | None = None  # set while there is a fleet
+        self._files: ResultFiles | None = None
+        self._scenario_files: list[tuple[Measurement, ScenarioFiles]] = []
+
+    # What was asked for.
+
+    def header(self) -> list[str]:
+        settings, profile = self.settings, self.profile
+        if settings.cluster == "embedded":
+            simulation = settings.simulation
+            where = f"embedded cluster, {simulation.workers} workers, timing profile {simulation.profile}, simulated at {simulation.speed:g}x"
+            if simulation.faults:
+                where += f", faults {' '.join(simulation.faults)}"
+        else:
+            named = "the pod's service account" if settings.in_cluster else str(settings.kubeconfig)
+            where = f"real cluster by {named}" + (f", context {settings.context}" if settings.context else "")
+        return [
+            f"vmscale: {where}",
+            f"vmscale: SLO profile {profile.name} (+{self.tolerance_percent:g} %), run {settings.run_id}, results in {settings.results}",
+        ]
+
+    @property
+    def tolerance_percent(self) -> float:
+        asked = self.settings.slo_tolerance_percent
+        return self.profile.tolerance_percent if asked is None else asked
+
+    def reference_for(self, vms: int) -> tuple[float, str] | None:
+        """Seconds that the profile's reference says for a storm of this size, and how they were come by."""
+        found = reference_at(self.profile.bootstorm.duration.points, vms)
+        return (found.seconds, found.how) if found else None
+
+    def deadline_seconds(self, vms: int) -> float:
+        """Cluster seconds after which a storm of this size is given up."""
+        if self.settings.deadline_seconds is not None:
+            return self.settings.deadline_seconds
+        reference = self.reference_for(vms)
+        if reference is None:
+            raise ClusterUnfit(f"the SLO profile {self.profile.name} says nothing of {vms} VMs: give --deadline")
+        return DEADLINE_FACTOR * reference[0] * (1 + self.tolerance_percent / 100)
+
+    def provision_deadline_seconds(self) -> float:
+        """Cluster seconds. Where time runs faster than usual because nobody measures it, there is more of it."""
+        simulation = self.settings.simulation
+        faster = max(1.0, simulation.provision_speed / simulation.speed) if self.settings.cluster == "embedded" else 1.0
+        return self.settings.provision_deadline_seconds * faster
+
+    def last_resort_wall_seconds(self) -> float:
+        """Wall time that one test may take with everything before it: above all deadlines together."""
+        simulation = self.settings.simulation
+        speed, fast = (simulation.speed, simulation.provision_speed) if self.settings.cluster == "embedded" else (1.0, 1.0)
+        storms = sum(self.deadline_seconds(count) for count in self.settings.vms)
+        return START_AND_STOP_WALL_SECONDS + 1.5 * storms / speed + 2 * self.provision_deadline_seconds() / fast
+
+    # What it leaves behind.
+
+    @property
+    def files(self) -> ResultFiles:
+        if self._files is None:
+            tool = {"name": "pytest-vmscale", "version": __version__, "git_commit": _git_commit()}
+            self._files = ResultFiles(self.settings.results, About(self.settings.run_id, tool, self.cluster_facts, self.workload))
+        return self._files
+
+    def scenario_files(self, name: str, point: int | None) -> ScenarioFiles:
+        return self.files.scenario(name, point)
+
+    def measured(self, measurement: Measurement, files: ScenarioFiles) -> tuple[Objective, ...]:
+        """Keep a measurement, whole or partial, judge it, and write its files."""
+        self.measurements.append(measurement)
+        self._scenario_files.append((measurement, files))
+        judged = judge_boot_storm(measurement, self.profile, self.tolerance_percent)
+        self.objectives.extend(judged)
+        files.finish(measurement, judged, self._cleanup_state())
+        if not measurement.complete:
+            self.troubles.append(f"The storm of {measurement.size} VMs is not complete: {measurement.incomplete_reason}.")
+        return judged
+
+    def swept(self) -> tuple[Objective, ...]:
+        """Judge the sweep over all storms so far, once."""
+        judged = [each for each in self.objectives if each.id == "bootstorm.linearity"]
+        if not judged:
+            judged = list(judge_sweep(self.measurements, self.profile))
+            self.objectives.extend(judged)
+        return tuple(judged)
+
+    def _cleanup_state(self) -> dict[str, Any]:
+        return self.cleanup or {"requested": not self.settings.keep, "status": None}
+
+    def dump_state(self, why: str) -> Path:
+        """Write what the fleet looks like now to a file; called when a test does not end."""
+        path = self.files.folder / "fleet-state.json"
+        state: dict[str, Any] = {"why": why}
+        try:
+            state.update(self.look_at_fleet() if self.look_at_fleet else {"fleet": "there is none yet"})
+        except Exception as error:  # whatever is wrong with the cluster, the reason to dump stands
+            state["could_not_look"] = f"{type(error).__name__}: {error}"
+        path.write_text(json.dumps(state, indent=2, default=str) + "\n", encoding="utf-8")
+        return path
+
+    def trouble_line(self, error: BaseException) -> str | None:
+        """One line for an error that is ours to explain, and remembered for the verdict; None for any other."""
+        if isinstance(error, ClusterUnfit):
+            kind, told = self.unfit, f"the cluster is not fit: {error}"
+        elif isinstance(error, MeasurementFailed):
+            kind, told = self.troubles, f"the measurement could not be taken: {error}"
+        elif isinstance(error, ClusterError):
+            kind, told = (self.troubles if self.measurements else self.unfit), str(error)
+        else:
+            return None
+        if str(error) not in kind:
+            kind.append(str(error))
+        return told
+
+    # How it ends.
+
+    def finish(self, interrupted: bool) -> dict[str, Any] | None:
+        """Write verdict.json and say what the terminal shows. None if no scenario of ours ran."""
+        if not (self.measurements or self.troubles or self.unfit):
+            return None
+        if interrupted and not any(not each.complete for each in self.measurements):
+            self.troubles.append("The run was interrupted.")
+        for measurement, files in self._scenario_files:
+            own = [each for each in self.objectives if each.scope == f"{measurement.size} VMs"]
+            files.finish(measurement, own, self._cleanup_state())
+        if self.cleanup and self.cleanup.get("status") == "Failed":
+            self.troubles.append(f"Clean-up left {len(self.cleanup.get('left', ()))} objects behind.")
+        final = verdict(self.objectives, self.troubles, self.unfit)
+        charts = self._charts()
+        self.files.write_verdict(final, profile=self.profile.name, charts=charts)
+        return {"exit_code": final.exit_code, "lines": self._lines(final), "folder": str(self.files.folder), "cluster": dict(self.cluster_facts)}
+
+    def _charts(self) -> list[Path]:
+        from .report.charts import write_charts
+
+        return write_charts(self.files.folder / "charts", self.measurements, self.profile, subtitle=self.subtitle())
+
+    def _lines(self, final: Verdict) -> list[str]:
+        from .report.terminal import summary_lines
+
+        return list(summary_lines(final, self.measurements, self.files.folder, subtitle=self.subtitle()))
+
+    def subtitle(self) -> str:
+        """What every report says beside a duration."""
+        facts = self.cluster_facts
+        if facts["kind"] == "embedded":
+            return f"embedded cluster, simulated at {facts['time_rate']:g}x"
+        return f"OpenShift {facts.get('openshift_version') or '(version unknown)'}, {facts.get('worker_count', '?')} workers"
+
+    def write_allure_environment(self, folder: str, outcome: Mapping[str, Any]) -> None:
+        from .report.allure import write_environment
+
+        write_environment(Path(folder), {**outcome["cluster"], "slo_profile": self.profile.name, "run_id": self.settings.run_id})
+
+
+class Check:
+    """What a suite asserts with. An objective that is broken fails the test; one that could not be measured errs."""
+
+    def __init__(self, run: Run, record_property: Callable[[str, object], None]) -> None:
+        self._run, self._record_property = run, record_property
+
+    def check(self, measurement: Measurement, objective_id: str) -> Objective:
+        scope = f"{measurement.size} VMs"
+        return self._assert([each for each in self._run.objectives if each.id == objective_id and each.scope == scope], objective_id, [measurement])
+
+    def check_sweep(self, measurements: list[Measurement], objective_id: str) -> Objective:
+        return self._assert([each for each in self._run.swept() if each.id == objective_id], objective_id, measurements)
+
+    def _assert(self, found: list[Objective], objective_id: str, measurements: list[Measurement]) -> Objective:
+        __tracebackhide__ = True
+        if not found:
+            raise MeasurementFailed(f"nothing was judged as {objective_id}")
+        objective = found[-1]
+        from .report.allure import attach
+        from .report.junit import properties
+
+        for name, value in properties(objective).items():
+            self._record_property(name, value)
+        attach(objective, measurements, self._run)
+        if objective.outcome is Outcome.INCONCLUSIVE:
+            raise MeasurementFailed(f"{objective.title}, {objective.scope}: {objective.why}")
+        assert objective.outcome is not Outcome.FAIL, breach(objective)
+        return objective
+
+
+def breach(objective: Objective) -> str:
+    margin = "" if objective.margin_percent is None else f", {-objective.margin_percent:.1f} % over" if objective.margin_percent < 0 else ""
+    limit = "" if objective.limit is None else f" against a limit of {objective.limit:g} {objective.unit}{margin}"
+    return f"{objective.title} ({objective.id}), {objective.scope}: {objective.measured_text}{limit}. {objective.why}".rstrip()
+
+
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None
+
+

@@ -1,0 +1,32 @@
+"""Which guests a fleet has."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_vmscale.fleets import namespaces, plan_fleet, plan_guests
+
+
+def settings(largest: int, mix: dict[str, int], per_namespace: int = 100) -> SimpleNamespace:
+    return SimpleNamespace(largest=largest, vm_mix=mix, vms_per_namespace=per_namespace, run_id="r1")
+
+
+def test_guests_are_dealt_evenly_and_fill_their_namespaces():
+    guests = plan_guests(settings(250, {"rhel": 125, "fedora": 75, "windows": 50}))
+    assert [sum(guest.namespace == name for guest in guests) for name in ("vmscale-r1-0", "vmscale-r1-1", "vmscale-r1-2")] == [100, 100, 50]
+    assert len({guest.key for guest in guests}) == 250
+    first = [guest.os for guest in guests[:50]]
+    assert [first.count(name) for name in ("rhel", "fedora", "windows")] == [25, 15, 10]
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 80))
+def test_every_fleet_has_exactly_its_mix(rhel, fedora, per_namespace):
+    wanted = settings(rhel + fedora, {"rhel": rhel, "fedora": fedora}, per_namespace)
+    fleet = plan_fleet(wanted)
+    assert fleet.os_mix == {"rhel": rhel, "fedora": fedora}
+    assert set(fleet.namespaces) == set(namespaces(wanted))
+    assert replace(fleet, guests=()).guests == ()

@@ -65,7 +65,7 @@ def judge_boot_storm(measurement: Measurement, profile: Profile, tolerance_perce
         _timed(
             measurement,
             f"bootstorm.boot_time_p{percent:g}",
-            f"Boot time, {percent:g} % of VMs",
+            f"Boot time p{percent:g}",
             times.percentile(percent) if size else None,
             reference_at(wanted.percentiles.points.get(percent, {}), size),
             tolerance,
@@ -92,7 +92,7 @@ def judge_sweep(measurements: Iterable[Measurement], profile: Profile) -> tuple[
         judged = outcome is not Outcome.REPORTED
         return Objective(
             id="bootstorm.linearity",
-            title="Duration grows near linearly",
+            title="Near-linear growth",
             outcome=outcome,
             measured=deviation,
             measured_text="not measured" if deviation is None else f"{deviation:.1f} %",
@@ -160,8 +160,8 @@ def _every_vm_boots(measurement: Measurement, profile: Profile) -> Objective:
         limit=wanted.minimum_percent,
         reference=wanted.minimum_percent,
         unit="%",
-        # A lower limit: the margin's sign is turned round, so that negative is a breach here too.
-        margin_percent=None if percent is None else -_percent_below(percent, wanted.minimum_percent),
+        # A lower limit, so the other way round: negative is a breach here too.
+        margin_percent=None if percent is None else (percent - wanted.minimum_percent) / wanted.minimum_percent * 100,
         source=wanted.source,
         scope=_scope(measurement),
         why=trouble or _lost(measurement),

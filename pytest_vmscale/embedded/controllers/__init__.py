@@ -1,0 +1,13 @@
+"""The controllers. Each is a class `X(cluster)` with `start()` and `async stop()`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .events import EventExpiry
+from .kubelet import Kubelet
+from .nodes import NodeLifecycle, Nodes
+from .scheduler import Scheduler
+
+# The Kubernetes side, in the order in which it is to be started.
+KUBERNETES_CONTROLLERS: tuple[type[Any], ...] = (Nodes, NodeLifecycle, Scheduler, Kubelet, EventExpiry)

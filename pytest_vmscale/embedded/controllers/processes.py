@@ -1,0 +1,38 @@
+"""What the containers of this cluster run: nothing, but their processes end when those of a real one would."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from ..api.store import Object
+
+
+def ending(container: Object, of_job: bool, job_seconds: float) -> tuple[float, int] | None:
+    """After how many seconds the container's process ends and with which exit code; None if it runs until it is stopped.
+
+    Known are sleep, true, false, echo and exit, and shell lines of these. Anything else runs for ever, but in the pod of a
+    Job, where it ends well after `job_seconds`.
+    """
+    words = [*(container.get("command") or ()), *(container.get("args") or ())]
+    if len(words) >= 3 and words[0].rpartition("/")[2] in ("sh", "bash") and words[1] == "-c":
+        commands = [shlex.split(each) for each in re.split(r"&&|;|\n", words[2]) if each.strip()]
+    else:
+        commands = [words] if words else []
+    seconds, code = 0.0, 0
+    for command in commands:
+        name, arguments = command[0].rpartition("/")[2], command[1:]
+        if name == "sleep" and arguments:
+            number = re.fullmatch(r"([0-9.]+)([smhd]?)", arguments[0])
+            if not number:
+                return None  # infinity
+            seconds += float(number[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[number[2]]
+        elif name == "exit":
+            return seconds, int(arguments[0]) if arguments and arguments[0].isdigit() else code
+        elif name in ("true", "false", "echo"):
+            code = 1 if name == "false" else 0
+        else:
+            return (seconds + job_seconds, 0) if of_job else None
+    if commands:
+        return seconds, code
+    return (job_seconds, 0) if of_job else None

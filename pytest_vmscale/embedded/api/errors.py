@@ -32,13 +32,14 @@ class ApiError(Exception):
         self.code, self.message, self.headers = code, message, headers or {}
         self.reason = REASONS.get(code, "") if reason is None else reason
         self.details = details
+        self.metadata: dict[str, Any] = {}
 
     @property
     def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": self.message}
+        status: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "metadata": self.metadata, "status": "Failure", "message": self.message}
         if self.reason:
             status["reason"] = self.reason
-        if self.details:
+        if self.details is not None:
             status["details"] = self.details
         return {**status, "code": self.code}
 
@@ -69,6 +70,6 @@ def conflict(plural: str, group: str, name: str, why: str = "the object has been
 
 def invalid(kind: str, group: str, name: str, causes: list[Cause]) -> ApiError:
     """422 with its causes, worded as field.ErrorList's aggregate is."""
-    words = [f"{cause.field}: {cause.message}" for cause in causes]
+    words = list(dict.fromkeys(f"{cause.field}: {cause.message}" for cause in causes))
     text = words[0] if len(words) == 1 else f"[{', '.join(words)}]"
     return ApiError(422, f'{qualified(kind, group)} "{name}" is invalid: {text}', details=details(group, kind, name, causes))

@@ -49,6 +49,11 @@ class Kind:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property
+    def prefix(self) -> bytes:
+        """What every stored object of the kind starts with."""
+        return b'{"apiVersion":"%b","kind":"%b",' % (self.api_version.encode(), self.kind.encode())
+
+    @property
     def list_kind(self) -> str:
         return f"{self.kind}List"
 
@@ -93,7 +98,7 @@ def load_kinds(folder: Path = KINDS_FOLDER) -> Kinds:
             for entry in document["kinds"]:
                 columns = tuple(Column(**column) for column in entry.pop("columns", ()))
                 name = entry["kind"]
-                lists = {key: tuple(entry.pop(key)) for key in ("short_names", "categories", "also_served", "selectable_fields", "subresources") if key in entry}
+                lists: dict[str, Any] = {key: tuple(entry.pop(key)) for key in ("short_names", "categories", "also_served", "selectable_fields", "subresources") if key in entry}
                 entry.setdefault("singular", name.lower())
                 entry.setdefault("plural", name.lower() + "s")
                 entry.setdefault("namespaced", True)

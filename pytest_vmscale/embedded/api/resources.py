@@ -14,11 +14,13 @@ from typing import Any
 import orjson
 
 from ..clock import SimClock
-from . import errors
+from . import errors, strategies
 from .kinds import Kind, Kinds
 from .store import Change, Entry, Object, Store
 
 SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # what Kubernetes draws generated names from
+MAX_GENERATE_NAME = 58  # of a generated name's 63 letters, 5 are drawn
+FIXED_METADATA = ("name", "namespace", "uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds")
 
 
 class Resources:
@@ -40,7 +42,7 @@ class Resources:
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """404 if it is not there."""
-        return self._entry(kind, namespace, name).obj
+        return self.entry(kind, namespace, name).obj
 
     def list(self, kind: Kind, namespace: str = "") -> list[Object]:
         return [entry.obj for entry in self.store.entries(kind, namespace)]
@@ -52,28 +54,33 @@ class Resources:
     # Writing.
 
     def create(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
+        """Add it, under a generated name if it has none but a generateName; 409 if it is there already."""
         meta = obj.setdefault("metadata", {})
         obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
         if not meta.get("name") and meta.get("generateName"):
-            meta["name"] = meta["generateName"] + "".join(self._random.choices(SUFFIX_LETTERS, k=5))
+            meta["name"] = self.generated_name(meta["generateName"])
         if self.store.entry(kind, meta.get("namespace", ""), meta["name"]):
             raise errors.already_exists(kind.plural, kind.group, meta["name"])
         meta["uid"] = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
         meta["creationTimestamp"] = self.clock.timestamp()
         if kind.generation:
             meta["generation"] = 1
+        strategies.prepare_create(kind, obj)
         if not dry_run:
             self.store.put(kind, obj)
         return obj
+
+    def generated_name(self, prefix: str) -> str:
+        return prefix[:MAX_GENERATE_NAME] + "".join(self._random.choices(SUFFIX_LETTERS, k=5))
 
     def update(self, kind: Kind, obj: Object, *, subresource: str = "", dry_run: bool = False) -> Object:
         """Replace. 409 if obj carries a resourceVersion that is not the current one. `subresource` "status"
         takes only the status from obj; without it, a kind with a status subresource keeps its status."""
         meta = obj["metadata"]
-        old = self._entry(kind, meta.get("namespace", ""), meta["name"]).obj
+        old = self.entry(kind, meta.get("namespace", ""), meta["name"]).obj
         if meta.get("resourceVersion") not in (None, "", old["metadata"]["resourceVersion"]):
             raise errors.conflict(kind.plural, kind.group, meta["name"])
-        new = self._merged(kind, old, obj, subresource)
+        new = self.merged(kind, old, obj, subresource)
         return self._commit(kind, old, new, dry_run)
 
     def modify(self, kind: Kind, namespace: str, name: str, change: Callable[[Object], Any], *, subresource: str = "") -> Object | None:
@@ -88,27 +95,53 @@ class Resources:
     def delete(self, kind: Kind, namespace: str, name: str, *, policy: str | None = None, grace_seconds: float | None = None,
                uid: str | None = None, resource_version: str | None = None, dry_run: bool = False) -> Object:
         """Delete, or mark as being deleted where finalizers (or a pod's grace period) hold it.
-        `policy` is Foreground, Background or Orphan. Returns the object's last or marked state."""
-        obj = self._entry(kind, namespace, name).obj
+
+        `policy` is Foreground, Background or Orphan: the first and last leave a finalizer for the garbage collector.
+        `grace_seconds` counts for pods only; 0 removes at once. 409 if uid or resource_version is another than the
+        object's. Returns the object's last or marked state.
+        """
+        obj = self.entry(kind, namespace, name).obj
         meta = obj["metadata"]
-        if meta.get("finalizers"):
-            if "deletionTimestamp" not in meta:
-                meta["deletionTimestamp"], meta["deletionGracePeriodSeconds"] = self.clock.timestamp(), 0
-                if kind.generation:
-                    meta["generation"] = meta.get("generation", 0) + 1
+        for what, wanted, actual, happened in (("UID", uid, meta["uid"], "deleted and then recreated"),
+                                               ("ResourceVersion", resource_version, meta["resourceVersion"], "modified")):
+            if wanted and wanted != actual:
+                raise errors.conflict(kind.kind, kind.group, name, f"the {what} in the precondition ({wanted}) does not match the {what} in record ({actual}). "
+                                                                   f"The object might have been {happened}")
+        before = orjson.dumps(obj)
+        strategies.set_propagation(meta, policy)
+        strategies.mark_deleted(kind, obj, grace_seconds, self.clock)
+        held = bool(meta.get("finalizers")) or bool(meta.get("deletionGracePeriodSeconds")) or strategies.holds(kind, obj)
+        if dry_run:
+            return obj
+        if held:
+            if orjson.dumps(obj) != before:
                 self.store.put(kind, obj)
             return obj
-        return self.store.remove(kind, namespace, name).obj
+        if kind.plural == "pods" and not kind.group and orjson.dumps(obj) != before:
+            self.store.put(kind, obj)  # watchers of pods see the end of the grace period before the end of the pod
+        self.store.remove(kind, namespace, name)
+        return obj
+
+    def finalize(self, kind: Kind, obj: Object, *, dry_run: bool = False) -> Object:
+        """Write a namespace's spec.finalizers (the finalize subresource); the last one gone, the namespace goes."""
+        meta = obj["metadata"]
+        old = self.entry(kind, "", meta["name"]).obj
+        if meta.get("resourceVersion") not in (None, "", old["metadata"]["resourceVersion"]):
+            raise errors.conflict(kind.plural, kind.group, meta["name"])
+        new = {**old, "metadata": dict(old["metadata"]), "spec": {**old.get("spec", {}), "finalizers": obj.get("spec", {}).get("finalizers") or []}}
+        if not new["spec"]["finalizers"]:
+            new["spec"].pop("finalizers")
+        return self._commit(kind, old, new, dry_run)
 
     # The rules behind them.
 
-    def _entry(self, kind: Kind, namespace: str, name: str) -> Entry:
+    def entry(self, kind: Kind, namespace: str, name: str) -> Entry:
         entry = self.store.entry(kind, namespace, name)
         if entry is None:
             raise errors.not_found(kind.plural, kind.group, name)
         return entry
 
-    def _merged(self, kind: Kind, old: Object, obj: Object, subresource: str) -> Object:
+    def merged(self, kind: Kind, old: Object, obj: Object, subresource: str) -> Object:
         """What an update may change: the rest of the new object comes from the old one."""
         if subresource == "status":
             new = {**old, "status": obj.get("status", {})}
@@ -120,21 +153,23 @@ class Resources:
             new.pop("status", None)
             if "status" in old:
                 new["status"] = old["status"]
-        fixed = {key: old["metadata"][key] for key in ("uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds") if key in old["metadata"]}
-        new["metadata"] = {**{k: v for k, v in obj["metadata"].items() if k not in ("deletionTimestamp", "deletionGracePeriodSeconds")}, **fixed}
+        meta = {key: value for key, value in (obj.get("metadata") or {}).items() if key not in FIXED_METADATA}
+        new["metadata"] = {**meta, **{key: old["metadata"][key] for key in FIXED_METADATA if key in old["metadata"]}}
         return new
 
     def _commit(self, kind: Kind, old: Object, new: Object, dry_run: bool) -> Object:
-        new["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
+        meta = new["metadata"]
+        meta["resourceVersion"] = old["metadata"]["resourceVersion"]
         if orjson.dumps(new, option=orjson.OPT_SORT_KEYS) == orjson.dumps(old, option=orjson.OPT_SORT_KEYS):
             return new  # a write that changes nothing keeps the revision
         if kind.generation and self._spec(kind, new) != self._spec(kind, old):
-            new["metadata"]["generation"] = old["metadata"].get("generation", 0) + 1
+            meta["generation"] = old["metadata"].get("generation", 0) + 1
         if dry_run:
             return new
-        self.store.put(kind, new)
-        if "deletionTimestamp" in new["metadata"] and not new["metadata"].get("finalizers") and "deletionGracePeriodSeconds" in new["metadata"] and not new["metadata"]["deletionGracePeriodSeconds"]:
-            self.store.remove(kind, new["metadata"].get("namespace", ""), new["metadata"]["name"])
+        if "deletionTimestamp" in meta and not meta.get("finalizers") and not meta.get("deletionGracePeriodSeconds") and not strategies.holds(kind, new):
+            self.store.remove(kind, meta.get("namespace", ""), meta["name"])  # what held it is gone
+        else:
+            self.store.put(kind, new)
         return new
 
     @staticmethod

@@ -6,6 +6,7 @@ decoded anew for each caller, so nobody can change what is stored but through `p
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Store:
     def __init__(self, history: int = 20_000) -> None:
         self.revision = 1
         self._objects: dict[Kind, dict[Key, Entry]] = {}
+        self._sorted: dict[Kind, list[Key]] = {}  # until a key comes or goes
         self._history: dict[Kind, deque[Change]] = {}
         self._history_length = history
         self._forgotten: dict[Kind, int] = {}
@@ -70,6 +72,26 @@ class Store:
     def entries(self, kind: Kind, namespace: str = "") -> list[Entry]:
         """In the order of etcd's keys: namespace, then name."""
         objects = self._objects.get(kind, {})
+        keys = self._sorted.get(kind)
+        if keys is None:
+            keys = self._sorted[kind] = sorted(objects)
+        if namespace:
+            keys = keys[bisect_left(keys, (namespace, "")) : bisect_left(keys, (namespace + "\0", ""))]
+        return [objects[key] for key in keys]
+
+    def entries_at(self, kind: Kind, namespace: str, revision: int) -> list[Entry] | None:
+        """As they were at this revision, or None if what changed since is forgotten (410)."""
+        if revision >= self.revision:
+            return self.entries(kind, namespace)
+        changes = self.since(kind, revision)
+        if changes is None:
+            return None
+        objects = dict(self._objects.get(kind, {}))
+        for change in reversed(list(changes)):
+            if change.old is None:
+                objects.pop(change.key, None)
+            else:
+                objects[change.key] = change.old
         return [objects[key] for key in sorted(objects) if not namespace or key[0] == namespace]
 
     def count(self, kind: Kind) -> int:
@@ -81,20 +103,23 @@ class Store:
         meta = obj["metadata"]
         meta["resourceVersion"] = str(self.revision)
         key = (meta.get("namespace", ""), meta["name"])
-        entry = Entry(key, self.revision, orjson.dumps(obj), meta.get("labels") or {}, self._selectable(kind, obj))
+        entry = Entry(key, self.revision, self._encode(kind, obj), meta.get("labels") or {}, self._selectable(kind, obj))
         objects = self._objects.setdefault(kind, {})
         old = objects.get(key)
         objects[key] = entry
+        if old is None:
+            self._sorted.pop(kind, None)
         self._tell(Change("MODIFIED" if old else "ADDED", kind, entry, old))
         return entry
 
     def remove(self, kind: Kind, namespace: str, name: str) -> Entry:
         """Commit a deletion; KeyError if it is not there."""
         old = self._objects[kind].pop((namespace, name))
+        self._sorted.pop(kind, None)
         self.revision += 1
         obj = old.obj
         obj["metadata"]["resourceVersion"] = str(self.revision)
-        last = Entry(old.key, self.revision, orjson.dumps(obj), old.labels, old.selectable)
+        last = Entry(old.key, self.revision, self._encode(kind, obj), old.labels, old.selectable)
         self._tell(Change("DELETED", kind, last, old))
         return last
 
@@ -108,7 +133,12 @@ class Store:
         """The changes after this revision, or None if some of them are forgotten (410)."""
         if revision < self._forgotten.get(kind, 0):
             return None
-        return (change for change in tuple(self._history.get(kind, ())) if change.revision > revision)
+        newer: list[Change] = []
+        for change in reversed(self._history.get(kind, ())):
+            if change.revision <= revision:
+                break
+            newer.append(change)
+        return iter(newer[::-1])
 
     def forget(self, kind: Kind | None = None) -> None:
         """Drop the history, as etcd's compaction does: watches from an older revision get 410."""
@@ -123,6 +153,11 @@ class Store:
             self._forgotten[change.kind] = history.popleft().revision
         for listener in tuple(self._listeners.get(change.kind, ())):
             listener(change)
+
+    @staticmethod
+    def _encode(kind: Kind, obj: Object) -> bytes:
+        """The JSON, which always starts with Kind.prefix: lists and other versions replace just that."""
+        return orjson.dumps({"apiVersion": kind.api_version, "kind": kind.kind, **obj})
 
     @staticmethod
     def _selectable(kind: Kind, obj: Object) -> dict[str, str]:

@@ -1,0 +1,399 @@
+"""POST, PUT, PATCH and DELETE: what stands between a request's body and the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+from aiohttp import web
+
+from ..clock import SimClock
+from . import errors, metadata, patches, strategies
+from .calls import Call
+from .errors import Cause
+from .kinds import Kind
+from .lists import MOST, ListOptions, Page, encode_list, item_encoder, parse_options
+from .reads import object_namespace
+from .representations import JSON, accepted, answer, media_type, parse_json, parse_object, parse_yaml, read_body, read_object
+from .resources import Resources
+from .selectors import selection
+from .store import Object
+
+JSON_PATCH, MERGE_PATCH = "application/json-patch+json", "application/merge-patch+json"
+STRATEGIC_PATCH, APPLY_PATCH = "application/strategic-merge-patch+json", "application/apply-patch+yaml"
+IMMORTAL_NAMESPACES = ("default", "kube-system", "kube-public")
+# The built-in kinds whose DELETE answers with the object; for the others it is a Status.
+RETURN_DELETED = {"pods", "persistentvolumes", "persistentvolumeclaims", "services", "serviceaccounts", "storageclasses", "volumeattachments",
+                  "csidrivers", "csinodes", "resourcequotas", "podtemplates", "namespaces"}
+# Reasons after which a custom resource's remaining rules (CEL) are not checked, and the server says so.
+BLOCKING = {"FieldValueRequired", "FieldValueTypeInvalid", "FieldValueNotSupported", "FieldValueTooLong", "FieldValueTooMany"}
+UNCHECKED = Cause("<nil>", "Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation")
+POLICIES = ("Background", "Foreground", "Orphan")
+
+Admission = Callable[[Object, Object | None], None]
+
+
+class Schemas(Protocol):
+    def prune(self, kind: Kind, obj: Object) -> list[str]: ...
+    def default(self, kind: Kind, obj: Object) -> None: ...
+    def validate(self, kind: Kind, obj: Object, old: Object | None = None) -> list[Cause]: ...
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    dry_run: bool
+    field_validation: str
+    manager: str
+    force: bool
+
+
+class Writes:
+    def __init__(self, resources: Resources, clock: SimClock, schemas: Schemas) -> None:
+        self._resources, self._clock, self._schemas = resources, clock, schemas
+        self._admission: dict[Kind, list[Admission]] = {}
+
+    def add_admission(self, kind: Kind, function: Admission) -> None:
+        self._admission.setdefault(kind, []).append(function)
+
+    # The four verbs.
+
+    async def create(self, call: Call) -> web.StreamResponse:
+        assert call.kind is not None
+        kind = call.kind
+        _, media = accepted(call.request.headers.get("Accept", ""))
+        options = write_options(call, "CreateOptions")
+        obj = await read_object(call.request, kind.kind)
+        self._check_type(call, obj)
+        meta = self._metadata(kind, obj)
+        if meta.get("namespace", call.namespace) != (call.namespace if kind.namespaced else ""):
+            raise errors.ApiError(400, "the namespace of the provided object does not match the namespace sent on the request")
+        if kind.namespaced:
+            meta["namespace"] = call.namespace
+        if meta.get("resourceVersion"):
+            raise errors.ApiError(400, "resourceVersion should not be set on objects to be created")
+        warnings = self._prune(kind, obj, options)
+        for key in (*metadata.SERVER_SET, "resourceVersion"):
+            meta.pop(key, None)
+        if kind.status:
+            obj.pop("status", None)
+        if not meta.get("name") and meta.get("generateName"):
+            meta["name"] = self._resources.generated_name(meta["generateName"])
+        created = self._create(call, obj, options)
+        return answer(orjson.dumps(in_call_version(call, created)), 201, media=media, warnings=warnings)
+
+    def _create(self, call: Call, obj: Object, options: WriteOptions) -> Object:
+        assert call.kind is not None
+        kind = call.kind
+        self._schemas.default(kind, obj)
+        self._check_namespace(call, obj)
+        for admit in self._admission.get(kind, ()):
+            admit(obj, None)
+        self._raise_if(kind, obj, metadata.causes(kind, obj["metadata"]) + self._schemas.validate(kind, obj))
+        self._track(kind, None, obj, options, call)
+        return self._resources.create(kind, obj, dry_run=options.dry_run)
+
+    async def update(self, call: Call) -> web.StreamResponse:
+        assert call.kind is not None
+        kind = call.kind
+        _, media = accepted(call.request.headers.get("Accept", ""))
+        if not call.name:
+            raise errors.ApiError(400, "name must be provided") if kind.custom else method_not_supported(call)
+        options = write_options(call, "UpdateOptions")
+        obj = await read_object(call.request, kind.kind)
+        self._check_type(call, obj)
+        meta = self._metadata(kind, obj)
+        warnings = self._prune(kind, obj, options)
+        if meta.setdefault("name", call.name) != call.name:
+            raise errors.ApiError(400, f"the name of the object ({meta['name']}) does not match the name on the URL ({call.name})")
+        if meta.get("namespace", object_namespace(call)) != object_namespace(call):
+            raise errors.ApiError(400, "the namespace of the provided object does not match the namespace sent on the request")
+        if kind.namespaced:
+            meta["namespace"] = call.namespace
+        old = self._resources.get(kind, object_namespace(call), call.name)
+        if not meta.get("resourceVersion") and kind.custom:
+            raise errors.invalid(kind.plural, kind.group, call.name, [Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")])
+        updated = self._update(call, old, obj, options)
+        return answer(orjson.dumps(in_call_version(call, updated)), media=media, warnings=warnings)
+
+    def _update(self, call: Call, old: Object, obj: Object, options: WriteOptions, *, applied: bool = False) -> Object:
+        """Everything that PUT and the patches have in common, from the new object on."""
+        assert call.kind is not None
+        kind, meta = call.kind, obj["metadata"]
+        if meta.get("resourceVersion") not in (None, "", old["metadata"]["resourceVersion"]):
+            raise errors.conflict(kind.plural, kind.group, call.name)
+        if meta.get("uid") not in (None, "", old["metadata"]["uid"]) and call.request.method == "PUT":
+            raise errors.conflict(kind.plural, kind.group, call.name, f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {old['metadata']['uid']}")
+        if call.subresource == "finalize":
+            return self._resources.finalize(kind, obj, dry_run=options.dry_run)
+        causes = metadata.update_causes(kind, old["metadata"], meta)
+        merged = self._resources.merged(kind, old, obj, call.subresource)
+        self._schemas.default(kind, merged)
+        if call.subresource != "status":
+            for admit in self._admission.get(kind, ()):
+                admit(merged, old)
+        self._raise_if(kind, merged, causes or metadata.causes(kind, merged["metadata"]) + self._schemas.validate(kind, merged, old))
+        if not applied:
+            self._track(kind, old, merged, options, call)
+        merged["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
+        return self._resources.update(kind, merged, subresource=call.subresource, dry_run=options.dry_run)
+
+    async def patch(self, call: Call) -> web.StreamResponse:
+        assert call.kind is not None
+        kind = call.kind
+        _, media = accepted(call.request.headers.get("Accept", ""))
+        type_ = media_type(call.request)
+        types = (JSON_PATCH, MERGE_PATCH, *(() if kind.custom else (STRATEGIC_PATCH,)), APPLY_PATCH)
+        if type_ not in types:
+            raise errors.ApiError(415, f"the body of the request was in an unknown format - accepted media types include: {', '.join(types)}")
+        options = write_options(call, "PatchOptions", apply=type_ == APPLY_PATCH)
+        body = await read_body(call.request)
+        if type_ == APPLY_PATCH:
+            return self._apply(call, body, options, media)
+        try:
+            patch = parse_json(body)
+        except ValueError as error:
+            raise errors.ApiError(400, f"error decoding patch: {error}") from error
+        old = self._resources.get(kind, object_namespace(call), call.name)
+        current: Object = orjson.loads(orjson.dumps(in_call_version(call, old)))
+        apply = {JSON_PATCH: patches.json_patch, MERGE_PATCH: patches.merge_patch, STRATEGIC_PATCH: patches.strategic_patch}[type_]
+        obj = apply(current, patch)
+        meta = self._metadata(kind, obj)
+        self._check_type(call, obj)
+        if meta.get("name") != call.name:
+            raise errors.ApiError(400, f"the name of the object ({meta.get('name', '')}) does not match the name on the URL ({call.name})")
+        if meta.get("namespace", "") != object_namespace(call):
+            raise errors.ApiError(400, "the namespace of the provided object does not match the namespace sent on the request")
+        warnings = self._prune(kind, obj, options, patch=True)
+        updated = self._update(call, old, obj, options)
+        return answer(orjson.dumps(in_call_version(call, updated)), media=media, warnings=warnings)
+
+    def _apply(self, call: Call, body: bytes, options: WriteOptions, media: str) -> web.StreamResponse:
+        from . import apply  # only here: applying is rare
+
+        assert call.kind is not None
+        kind = call.kind
+        try:
+            applied = parse_yaml(body)
+        except ValueError as error:
+            raise errors.ApiError(400, f"error decoding YAML: {error}") from error
+        if not isinstance(applied, dict):
+            raise errors.ApiError(400, "error decoding YAML: the patch is no object")
+        self._check_type(call, applied)
+        meta = self._metadata(kind, applied)
+        if meta.get("managedFields"):
+            raise errors.ApiError(400, "metadata.managedFields must be nil")
+        warnings = self._prune(kind, applied, options)
+        live = self._resources.find(kind, object_namespace(call), call.name)
+        if live is None and call.subresource:
+            raise errors.not_found(kind.plural, kind.group, call.name)
+        if live is None:
+            meta.setdefault("name", call.name)
+            if kind.namespaced:
+                meta.setdefault("namespace", call.namespace)
+        elif meta.get("uid") not in (None, "", live["metadata"]["uid"]):
+            raise errors.conflict(kind.plural, kind.group, call.name, f"uid mismatch: the provided object specified uid {meta['uid']}, and no existing object was found")
+        obj = apply.apply(kind, live, applied, options.manager, options.force, self._clock.timestamp(), call.subresource)
+        meta = obj["metadata"]
+        if meta.get("name") != call.name:
+            raise errors.ApiError(400, f"the name of the object ({meta.get('name', '')}) does not match the name on the URL ({call.name})")
+        if live is None:
+            for key in ("uid", "resourceVersion", "creationTimestamp", "generation"):
+                meta.pop(key, None)
+            if kind.status:
+                obj.pop("status", None)
+            created = self._create_applied(call, obj, options)
+            return answer(orjson.dumps(in_call_version(call, created)), 201, media=media, warnings=warnings)
+        updated = self._update(call, live, obj, options, applied=True)
+        return answer(orjson.dumps(in_call_version(call, updated)), media=media, warnings=warnings)
+
+    def _create_applied(self, call: Call, obj: Object, options: WriteOptions) -> Object:
+        assert call.kind is not None
+        fields = obj["metadata"].get("managedFields")
+        self._schemas.default(call.kind, obj)
+        self._check_namespace(call, obj)
+        for admit in self._admission.get(call.kind, ()):
+            admit(obj, None)
+        self._raise_if(call.kind, obj, metadata.causes(call.kind, obj["metadata"]) + self._schemas.validate(call.kind, obj))
+        if fields:
+            obj["metadata"]["managedFields"] = fields
+        return self._resources.create(call.kind, obj, dry_run=options.dry_run)
+
+    async def delete(self, call: Call) -> web.StreamResponse:
+        assert call.kind is not None
+        kind = call.kind
+        _, media = accepted(call.request.headers.get("Accept", ""))
+        options = await self._delete_options(call)
+        if strategies.is_core(kind, "namespaces") and call.name in IMMORTAL_NAMESPACES:
+            raise errors.ApiError(403, f'namespaces "{call.name}" is forbidden: this namespace may not be deleted', details=errors.details("", "namespaces", call.name))
+        obj = self._resources.delete(kind, object_namespace(call), call.name, **options)
+        held = self._resources.store.entry(kind, object_namespace(call), call.name)
+        if (held is not None and not options["dry_run"]) or (not kind.custom and kind.plural in RETURN_DELETED):
+            return answer(orjson.dumps(in_call_version(call, obj)), media=media)
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+                  "details": errors.details(kind.group, kind.plural, call.name, uid=obj["metadata"]["uid"])}
+        return answer(orjson.dumps(status), media=media)
+
+    async def delete_collection(self, call: Call) -> web.StreamResponse:
+        assert call.kind is not None
+        kind = call.kind
+        if strategies.is_core(kind, "namespaces"):
+            raise method_not_supported(call)
+        _, media = accepted(call.request.headers.get("Accept", ""))
+        listing: ListOptions = parse_options(call.query)
+        options = await self._delete_options(call)
+        chosen = selection(kind, call.namespace, listing.label_selector, listing.field_selector)
+        entries = [entry for entry in self._resources.store.entries(kind, call.namespace) if chosen.matches(entry)]
+        if listing.limit > 0:
+            entries = entries[: listing.limit]
+        for entry in entries:
+            if self._resources.store.entry(kind, *entry.key):  # deleting one may have taken another with it
+                self._resources.delete(kind, entry.key[0], entry.key[1], **options)
+        page = Page(entries, self._resources.store.revision, "", None)
+        return answer(encode_list(kind, call.api_version, page, f"{kind.kind}List", map(item_encoder(kind, call.api_version), entries)), media=media)
+
+    async def _delete_options(self, call: Call) -> dict[str, Any]:
+        body = await read_body(call.request)
+        found: Object = parse_object(body, media_type(call.request) or JSON, "DeleteOptions") if body.strip() else {}
+        if found.get("kind", "DeleteOptions") not in ("DeleteOptions", ""):
+            raise errors.ApiError(400, f"{found['kind']} in version \"{str(found.get('apiVersion', '')).rpartition('/')[2]}\" cannot be handled as a DeleteOptions: unexpected kind")
+        query = call.query
+        if not body.strip():
+            found = {key: query[key] for key in ("propagationPolicy", "gracePeriodSeconds", "orphanDependents", "dryRun") if query.get(key)}
+        dry_run = _dry_run(found.get("dryRun"), "DeleteOptions") or _dry_run(query.get("dryRun"), "DeleteOptions")
+        policy = found.get("propagationPolicy") or None
+        if policy is not None and policy not in POLICIES:
+            raise errors.invalid("DeleteOptions", "meta.k8s.io", "", [Cause("propagationPolicy", f'Unsupported value: "{policy}": supported values: "Background", "Foreground", "Orphan", "nil"', "FieldValueNotSupported")])
+        if found.get("orphanDependents") is not None:
+            if policy:
+                raise errors.invalid("DeleteOptions", "meta.k8s.io", "", [Cause("propagationPolicy", f'Invalid value: "{policy}": orphanDependents and deletionPropagation cannot be both set')])
+            policy = "Orphan" if str(found["orphanDependents"]).lower() in ("true", "1") else "Background"
+        try:
+            grace = None if found.get("gracePeriodSeconds") in (None, "") else int(found["gracePeriodSeconds"])
+        except (TypeError, ValueError):
+            raise errors.ApiError(400, f'strconv.ParseInt: parsing "{found["gracePeriodSeconds"]}": invalid syntax') from None
+        if grace is not None and abs(grace) > MOST >> 1:
+            raise errors.ApiError(400, f'strconv.ParseInt: parsing "{grace}": value out of range')
+        conditions = found.get("preconditions") or {}
+        if not isinstance(conditions, dict):
+            raise errors.ApiError(400, 'DeleteOptions in version "v1" cannot be handled as a DeleteOptions: json: cannot unmarshal preconditions')
+        return {"policy": policy, "grace_seconds": grace, "uid": conditions.get("uid"), "resource_version": conditions.get("resourceVersion"), "dry_run": dry_run}
+
+    # The checks.
+
+    def _check_type(self, call: Call, obj: Object) -> None:
+        """The body must be of the kind and version that the URL names."""
+        kind = call.kind
+        assert kind is not None
+        said_kind, said_version = obj.get("kind") or "", obj.get("apiVersion") or ""
+        name = (obj.get("metadata") or {}).get("name", "") if isinstance(obj.get("metadata"), dict | None) else ""
+        if kind.custom:
+            if not said_kind or not said_version:
+                what = "kind" if not said_kind else "apiVersion"
+                text = orjson.dumps(obj).decode()
+                raise errors.ApiError(400, f"the object provided is unrecognized (must be of type {kind.kind}): Object '{what.capitalize() if what == 'kind' else what}' is missing in "
+                                           f"'{text}' ({text if len(text) <= 30 else text[:30] + ' ...'})")
+            causes = []
+            if said_kind != kind.kind:
+                causes.append(Cause("kind", f'Invalid value: "{said_kind}": must be {kind.kind}'))
+            if said_version != call.api_version:
+                causes.append(Cause("apiVersion", f'Invalid value: "{said_version}": must be {call.api_version}'))
+            if causes:
+                raise errors.invalid(str(said_kind), str(said_version).rpartition("/")[0], name, causes)
+        else:
+            if said_kind and said_kind != kind.kind:
+                raise errors.ApiError(400, f'{said_kind} in version "{str(said_version or call.api_version).rpartition("/")[2]}" cannot be handled as a {kind.kind}: '
+                                           f"converting ({said_kind}) to ({kind.kind}): unknown conversion")
+            if said_version and said_version != call.api_version:
+                raise errors.ApiError(400, f"the API version in the data ({said_version}) does not match the expected API version ({call.api_version})")
+        obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
+
+    def _metadata(self, kind: Kind, obj: Object) -> Object:
+        meta = obj.get("metadata")
+        if meta is None:
+            meta = obj["metadata"] = {}
+        why = metadata.decode_error(meta) if isinstance(meta, dict) else "json: cannot unmarshal into Go struct field .metadata of type v1.ObjectMeta"
+        if why:
+            raise errors.ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {why}')
+        return meta  # type: ignore[no-any-return]
+
+    def _prune(self, kind: Kind, obj: Object, options: WriteOptions, *, patch: bool = False) -> list[str]:
+        """Drop unknown fields. Returns the warnings, or raises where validation is strict."""
+        unknown = [f'unknown field "{path}"' for path in self._schemas.prune(kind, obj)]
+        if not unknown or options.field_validation == "Ignore":
+            return []
+        if options.field_validation == "Strict":
+            text = f"strict decoding error: {', '.join(unknown)}"
+            if patch:
+                raise errors.invalid("", "", "", [Cause("patch", f"Invalid value: {orjson.dumps(orjson.dumps(obj).decode()).decode()}: {text}")])
+            raise errors.ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {text}')
+        return unknown
+
+    def _check_namespace(self, call: Call, obj: Object) -> None:
+        """What the admission plugin NamespaceLifecycle refuses."""
+        kind = call.kind
+        assert kind is not None
+        if not kind.namespaced:
+            return
+        namespace = self._resources.find(self._resources.kind("namespaces"), "", call.namespace)
+        if namespace is None:
+            raise errors.not_found("namespaces", "", call.namespace)
+        if "deletionTimestamp" in namespace["metadata"]:
+            name = obj["metadata"].get("name", "")
+            cause = Cause("metadata.namespace", f"namespace {call.namespace} is being terminated", "NamespaceTerminating")
+            raise errors.ApiError(403, f'{errors.qualified(kind.plural, kind.group)} "{name}" is forbidden: unable to create new content in namespace {call.namespace} because it is being terminated',
+                                  details=errors.details(kind.group, kind.plural, name, [cause]))
+
+    @staticmethod
+    def _raise_if(kind: Kind, obj: Object, causes: list[Cause]) -> None:
+        if not causes:
+            return
+        if kind.custom and any(cause.reason in BLOCKING for cause in causes):
+            causes = [cause for cause in causes if cause != UNCHECKED] + [UNCHECKED]
+        raise errors.invalid(kind.kind, kind.group, obj["metadata"].get("name", ""), causes)
+
+    def _track(self, kind: Kind, old: Object | None, new: Object, options: WriteOptions, call: Call) -> None:
+        """Keep metadata.managedFields, by which server-side apply knows whose a field is."""
+        try:
+            from . import apply
+        except ImportError:
+            return
+        apply.track_update(kind, old, new, options.manager, "Update", self._clock.timestamp(), call.subresource)
+
+
+def in_call_version(call: Call, obj: Object) -> Object:
+    return {**obj, "apiVersion": call.api_version}
+
+
+def method_not_supported(call: Call) -> errors.ApiError:
+    """405."""
+    return errors.ApiError(405, f'{call.verb} is not supported on resources of kind "{errors.qualified(call.plural, call.group)}"', details=errors.details(call.group, call.plural))
+
+
+def write_options(call: Call, kind: str, *, apply: bool = False) -> WriteOptions:
+    """The query parameters of a write; 422 for values that they cannot have."""
+    query, causes = call.query, []
+    validation = query.get("fieldValidation") or "Warn"
+    if validation not in ("Ignore", "Strict", "Warn"):
+        causes.append(Cause("fieldValidation", f'Unsupported value: "{validation}": supported values: "", "Ignore", "Strict", "Warn"', "FieldValueNotSupported"))
+    manager = query.get("fieldManager", "")
+    if apply and not manager:
+        causes.append(Cause("fieldManager", "Required value: is required for apply patch", "FieldValueRequired"))
+    if len(manager) > 128:
+        causes.append(Cause("fieldManager", "Too long: may not be more than 128 bytes", "FieldValueTooLong"))
+    force = "force" in query and query["force"].lower() not in ("false", "0")
+    if "force" in query and kind == "PatchOptions" and not apply:
+        causes.append(Cause("force", "Forbidden: may not be specified for non-apply patch", "FieldValueForbidden"))
+    if causes:
+        raise errors.invalid(kind, "meta.k8s.io", "", causes)
+    agent = call.request.headers.get("User-Agent", "").partition("/")[0]
+    return WriteOptions(_dry_run(query.get("dryRun"), kind), validation, manager or agent[:128] or "unknown", force)
+
+
+def _dry_run(value: Any, kind: str) -> bool:
+    values = value if isinstance(value, list) else [value] if value else []
+    wrong = [each for each in values if each != "All"]
+    if wrong:
+        raise errors.invalid(kind, "meta.k8s.io", "", [Cause("dryRun", f'Unsupported value: {orjson.dumps(wrong[0]).decode()}: supported values: "All"', "FieldValueNotSupported")])
+    return bool(values)

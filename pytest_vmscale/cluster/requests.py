@@ -247,11 +247,13 @@ class Cluster:
         *,
         content_type: str = JSON,
         tries: int = MAX_TRIES,
+        attempts: list[Attempt] | None = None,
         on_sent: Callable[[float], None] | None = None,
     ) -> Answer:
         """Send a request, again after transient failures, up to `tries` times; ApiError (with all attempts) if the last one failed.
 
-        `on_sent` is called with the first try's stamp, just before it is sent: a caller that is cancelled still knows it."""
+        For callers that may be cancelled meanwhile: `attempts` is filled try by try, and `on_sent` is called with the first
+        try's stamp, just before it is sent."""
         from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
         jitter = wait_random_exponential(multiplier=BACKOFF_FIRST_SECONDS, max=BACKOFF_MAX_SECONDS)
@@ -261,7 +263,7 @@ class Cluster:
             told = error.retry_after_seconds if isinstance(error, ApiError) else None
             return max(told or 0.0, jitter(state))
 
-        attempts: list[Attempt] = []
+        log: list[Attempt] = [] if attempts is None else attempts
         payload = None if body is None else msgspec.json.encode(body)
         retrying = AsyncRetrying(
             sleep=self.clock.sleep,
@@ -270,7 +272,7 @@ class Cluster:
             retry=retry_if_exception(lambda error: isinstance(error, ApiError) and error.transient),
             reraise=True,
         )
-        return await retrying(self._try, method, path, parameters or {}, payload, content_type, attempts, on_sent)
+        return await retrying(self._try, method, path, parameters or {}, payload, content_type, log, on_sent)
 
     async def _try(
         self,
@@ -338,6 +340,20 @@ class Cluster:
             timeout=timeout or ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_WALL_SECONDS, sock_read=ANSWER_TIMEOUT_WALL_SECONDS),
         ) as response:
             yield response
+
+    async def websocket(self, path: str, protocol: str) -> aiohttp.ClientWebSocketResponse:
+        """Opened, or aiohttp's exception (WSServerHandshakeError with the HTTP status if the server refused)."""
+        import aiohttp
+
+        return await self._opened().ws_connect(
+            self.access.server + path,
+            protocols=(protocol,),
+            headers=self.headers(),
+            server_hostname=self.access.server_name,
+            compress=0,
+            max_msg_size=0,
+            timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+        )
 
     def headers(self) -> dict[str, str]:
         return {"Authorization": self._authorization} if self._authorization else {}

@@ -1,0 +1,83 @@
+"""What is on the cluster before anybody touches it: bootstrap/*.yaml, and a CustomResourceDefinition for each custom kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from ..api.kinds import Kind
+from ..api.store import Object
+from .common import Cluster, is_true, selects
+from .nodes import NODES_FILE
+
+
+class Bootstrap:
+    """Creates the objects at its start. It needs the nodes' objects to count the machine config pools' members."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._resources, self._clock = cluster.resources, cluster.clock
+
+    def start(self) -> None:
+        for path in sorted(NODES_FILE.parent.glob("*.yaml")):
+            if path != NODES_FILE:
+                for obj in yaml.load_all(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+                    self._create(obj)
+        for kind in self._resources.kinds.all:
+            if kind.custom:
+                self._resources.create(self._resources.kind("customresourcedefinitions"), self._definition(kind))
+
+    async def stop(self) -> None:
+        """Nothing runs."""
+
+    def _create(self, obj: Object) -> None:
+        kind = self._resources.kinds.by_kind(obj["apiVersion"], obj["kind"])
+        if kind is None:
+            raise LookupError(f"bootstrap: {obj['apiVersion']} {obj['kind']} is not served")
+        if kind.plural == "machineconfigpools":
+            self._count(obj)
+        self._stamp(obj)
+        self._resources.create(kind, obj)
+
+    def _stamp(self, obj: Object) -> None:
+        now = self._clock.timestamp()
+        status = obj.get("status", {})
+        for each in status.get("conditions", ()):
+            each.setdefault("lastTransitionTime", now)
+        for each in status.get("history", ()):
+            each.update(startedTime=now, completionTime=now)
+
+    def _count(self, pool: Object) -> None:
+        nodes = [node for node in self._resources.list(self._resources.kind("nodes"))
+                 if selects(pool["spec"]["nodeSelector"], node["metadata"].get("labels") or {})]
+        ready = sum(is_true(node, "Ready") and not node["spec"].get("unschedulable") for node in nodes)
+        pool["status"].update(machineCount=len(nodes), updatedMachineCount=len(nodes), readyMachineCount=ready,
+                              unavailableMachineCount=len(nodes) - ready, degradedMachineCount=0)
+
+    def _definition(self, kind: Kind) -> Object:
+        """Names, scope and versions. The schemas are in OpenAPI, where clients look."""
+        now = self._clock.timestamp()
+        names: dict[str, Any] = {"kind": kind.kind, "listKind": kind.list_kind, "plural": kind.plural, "singular": kind.singular}
+        if kind.short_names:
+            names["shortNames"] = list(kind.short_names)
+        if kind.categories:
+            names["categories"] = list(kind.categories)
+        subresources = {**({"status": {}} if kind.status else {})}
+        versions = []
+        for version in (kind.version, *kind.also_served):
+            entry: dict[str, Any] = {"name": version, "served": True, "storage": version == kind.version,
+                                     "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}}
+            if subresources:
+                entry["subresources"] = subresources
+            if kind.columns:
+                entry["additionalPrinterColumns"] = [
+                    {"name": column.name, "type": column.type, "jsonPath": column.json_path,
+                     **({"priority": column.priority} if column.priority else {})} for column in kind.columns]
+            versions.append(entry)
+        conditions = [{"type": "NamesAccepted", "status": "True", "reason": "NoConflicts", "message": "no conflicts found", "lastTransitionTime": now},
+                      {"type": "Established", "status": "True", "reason": "InitialNamesAccepted", "message": "the initial names have been accepted",
+                       "lastTransitionTime": now}]
+        return {"metadata": {"name": f"{kind.plural}.{kind.group}"},
+                "spec": {"group": kind.group, "names": names, "scope": "Namespaced" if kind.namespaced else "Cluster",
+                         "conversion": {"strategy": "None"}, "versions": versions},
+                "status": {"acceptedNames": names, "conditions": conditions, "storedVersions": [kind.version]}}

@@ -1,3 +1,3 @@
 """Names the fixture modules; nothing else."""
 
-pytest_plugins = ["fixtures.cluster", "fixtures.fleets", "fixtures.slo"]
+pytest_plugins = ["fixtures.cluster", "fixtures.fleets", "fixtures.bootstorm", "fixtures.slo"]

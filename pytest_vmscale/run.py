@@ -177,12 +177,13 @@ class Run:
     def _charts(self) -> list[Path]:
         from .report.charts import write_charts
 
-        return write_charts(self.files.folder / "charts", self.measurements, self.profile, subtitle=self.subtitle())
+        return write_charts(self.files.folder / "charts", self.measurements, self.objectives, subtitle=self.subtitle())
 
     def _lines(self, final: Verdict) -> list[str]:
         from .report.terminal import summary_lines
 
-        return list(summary_lines(final, self.measurements, self.files.folder, subtitle=self.subtitle()))
+        simulated = self.subtitle() if self.cluster_facts["kind"] == "embedded" else ""
+        return summary_lines(final, self.measurements, self.files.folder, simulated)
 
     def subtitle(self) -> str:
         """What every report says beside a duration."""

@@ -116,7 +116,7 @@ class ScenarioFiles:
         summary = self._summary(measurement, objectives, cleanup)
         records = [record_data(record) for record in measurement.records]
         write_json(self.paths.results, {**summary, "records": records})
-        _replace(self.paths.csv, _csv_text(measurement.records))
+        _replace(self.paths.csv, csv_text(measurement.records))
         write_json(self.paths.summary, summary)
         self.close()
         self.partial.unlink(missing_ok=True)
@@ -222,7 +222,7 @@ def _replace(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _csv_text(records: Iterable[Record]) -> str:
+def csv_text(records: Iterable[Record]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(_CSV_COLUMNS)

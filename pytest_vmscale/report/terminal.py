@@ -32,15 +32,15 @@ def plain(text: str, colour: str) -> str:
 
 
 def summary_lines(
-    verdict: Verdict, measurements: Iterable[Measurement], results_folder: Path | None = None, simulated: str = "", paint: Paint = plain
+    verdict: Verdict, measurements: Iterable[Measurement], results_folder: Path | None = None, subtitle: str = "", paint: Paint = plain
 ) -> list[str]:
-    """All of it. `simulated`: "embedded, simulated at 60x", or "" on a real cluster."""
+    """All of it. `subtitle`: "embedded, simulated at 60x", or "" on a real cluster."""
     measured = list(measurements)
     lines: list[str] = []
     if len(measured) > 1:
-        lines += [*sweep_lines(measured, simulated, paint), ""]
+        lines += [*sweep_lines(measured, subtitle, paint), ""]
     for measurement in measured if len(measured) == 1 else ():
-        lines += [*measurement_lines(measurement, simulated, paint), ""]
+        lines += [*measurement_lines(measurement, subtitle, paint), ""]
     if verdict.objectives:
         lines += [*objective_lines(verdict.objectives, paint), ""]
     lines += verdict_lines(verdict, paint)
@@ -83,13 +83,13 @@ def objective_lines(objectives: Sequence[Objective], paint: Paint = plain) -> li
     return lines
 
 
-def measurement_lines(measurement: Measurement, simulated: str = "", paint: Paint = plain) -> list[str]:
+def measurement_lines(measurement: Measurement, subtitle: str = "", paint: Paint = plain) -> list[str]:
     """What one scenario measured, judged by nobody."""
     failed = measurement.failed
     heading = f"{measurement.scenario}: {measurement.size - len(failed)} of {measurement.size} VMs up"
     if measurement.duration_seconds is not None:
         heading += f", the last after {measurement.duration_seconds:.1f} s"
-    lines = [paint(heading + (f" ({simulated})" if simulated else ""), "bold")]
+    lines = [paint(heading + (f" ({subtitle})" if subtitle else ""), "bold")]
     if not measurement.complete:
         lines += [paint(line, "yellow") for line in _wrap(f"Cut short: {measurement.incomplete_reason or 'no reason given'}", "")]
     if not measurement.size:
@@ -102,9 +102,9 @@ def measurement_lines(measurement: Measurement, simulated: str = "", paint: Pain
     return lines
 
 
-def sweep_lines(measurements: Sequence[Measurement], simulated: str = "", paint: Paint = plain) -> list[str]:
+def sweep_lines(measurements: Sequence[Measurement], subtitle: str = "", paint: Paint = plain) -> list[str]:
     """A row a point. What else was measured at each point is in its result file."""
-    lines = [paint(f"{measurements[0].scenario}: {len(measurements)} points" + (f" ({simulated})" if simulated else ""), "bold")]
+    lines = [paint(f"{measurements[0].scenario}: {len(measurements)} points" + (f" ({subtitle})" if subtitle else ""), "bold")]
     lines.append(f"{'VMs':>8}{'up':>8}{'duration':>10}  {'to SSH:':<8}" + _heads())
     for measurement in measurements:
         duration = "-" if measurement.duration_seconds is None else f"{measurement.duration_seconds:.1f}"

@@ -65,8 +65,10 @@ def make_measurement(boot_seconds: Sequence[float | None], **changes: Any) -> Me
 
 def make_storm(vms: int, longest_seconds: float, lost: int = 0, seed: int = 1) -> Measurement:
     """A storm shaped as a queue drains: boot times spread evenly up to the longest, with some noise; the last `lost` never boot."""
-    noise = random.Random(seed)
-    times: list[float | None] = [25 + (longest_seconds - 25) * (index + 1) / vms * noise.uniform(0.9, 1.0) for index in range(vms - lost)]
+    noise, shortest = random.Random(seed), min(25.0, longest_seconds / 3)
+    times: list[float | None] = [
+        shortest + (longest_seconds - shortest) * (index + 1) / vms * noise.uniform(0.9, 1.0) for index in range(vms - lost)
+    ]
     if times:
         times[-1] = longest_seconds
     return make_measurement([*times, *[None] * lost])

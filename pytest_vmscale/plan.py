@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 def plan(run: Run, scenarios: list[str]) -> Iterator[str]:
     settings = run.settings
-    yield from run.header()
     if not scenarios:
         yield "Nothing is selected: no scenario would run."
         return
@@ -54,7 +53,11 @@ def _changed(settings: Settings) -> Iterator[str]:
 
 def _boot_storm(run: Run) -> Iterator[str]:
     for count in run.settings.vms:
-        reference, how = run.reference_for(count)
+        found = run.reference_for(count)
+        if found is None:
+            yield f"  boot storm of {count} VMs, first start request to the last SSH: no reference, given up after {run.deadline_seconds(count):.0f} s"
+            continue
+        reference, how = found
         limit = reference * (1 + run.tolerance_percent / 100)
         yield (f"  boot storm of {count} VMs, first start request to the last SSH: at most {limit:.1f} s"
                f" (reference {reference:.1f} s, {how}; +{run.tolerance_percent:g} %), given up after {run.deadline_seconds(count):.0f} s")

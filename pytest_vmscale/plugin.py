@@ -194,4 +194,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for outcome in config.stash.get(FROM_WORKERS, ()):
         terminalreporter.section("scale acceptance")
         for line in outcome["lines"]:
-            terminalreporter.line(line)
+            verdict = line.startswith("Verdict:")
+            terminalreporter.line(line, bold=verdict, green=verdict and outcome["exit_code"] == 0, red=verdict and outcome["exit_code"] == 1, yellow=verdict and outcome["exit_code"] > 1)

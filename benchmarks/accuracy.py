@@ -63,7 +63,21 @@ def child_of(pid: int) -> int | None:
 
 
 def run_storm(vms: str, extra: list[str], folder: Path) -> dict[str, Cost]:
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "bootstorm", "--vms", vms, "--results-dir", str(folder), "--run-id", "run", *extra]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "bootstorm",
+        "--vms",
+        vms,
+        "--results-dir",
+        str(folder),
+        "--run-id",
+        "run",
+        *extra,
+    ]
     costs: dict[str, Cost] = {}
     done = threading.Event()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -146,11 +160,15 @@ def show(results: dict[str, Any], found: dict[str, Any]) -> bool:
         off = (measured - reference) / reference * 100
         bad = abs(off) > DURATION_TOLERANCE_PERCENT
         against = f", reference {reference:.0f} s ({off:+.1f} %)"
-    print(f"  {size} VMs: measured {measured:.2f} s, true {found['true_duration']:.2f} s{against}; {results['details'].get('requests_sent')} requests")
+    print(
+        f"  {size} VMs: measured {measured:.2f} s, true {found['true_duration']:.2f} s{against}; {results['details'].get('requests_sent')} requests"
+    )
     for name in ("running", "ssh"):
         errors = [abs(error) for error in found[name]]
         early = sum(error < 0 for error in found[name])
-        print(f"    error of time-to-{name:7}: p50 {percentile(errors, 50):.3f}  p99 {percentile(errors, 99):.3f}  max {max(errors, default=float('nan')):.3f} s of cluster time; {early} too early")
+        print(
+            f"    error of time-to-{name:7}: p50 {percentile(errors, 50):.3f}  p99 {percentile(errors, 99):.3f}  max {max(errors, default=float('nan')):.3f} s of cluster time; {early} too early"
+        )
     allowed = results["parameters"]["ssh_interval_seconds"] + WALL_ALLOWANCE_SECONDS * rate
     late = percentile([abs(error) for error in found["ssh"]], 99)
     return bad or not late <= allowed

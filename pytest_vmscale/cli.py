@@ -21,7 +21,9 @@ class CommandError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="vmscale", description="Scale acceptance of OpenShift Virtualization; the suites themselves are run by pytest.")
+    parser = argparse.ArgumentParser(
+        prog="vmscale", description="Scale acceptance of OpenShift Virtualization; the suites themselves are run by pytest."
+    )
     parser.add_argument("--version", action="version", version=f"pytest-vmscale {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _embedded_parser(commands.add_parser("embedded", help="the embedded cluster by hand"))
@@ -43,8 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _embedded_parser(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    up = actions.add_parser("up", help="start it; the last line of output is the kubeconfig's path", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    down = actions.add_parser("down", help="stop one that was started with --detach, or in another terminal", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    up = actions.add_parser(
+        "up", help="start it; the last line of output is the kubeconfig's path", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    down = actions.add_parser(
+        "down",
+        help="stop one that was started with --detach, or in another terminal",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     for each in (up, down):
         each.add_argument("--state-dir", type=Path, default=default_state_dir(), help="kubeconfig, keys and logs")
     up.add_argument("--detach", action="store_true", help="return once it serves, and leave it running")
@@ -64,10 +72,27 @@ def default_state_dir() -> Path:
 def _up(options: argparse.Namespace) -> int:
     running = _running(options.state_dir)
     if running:
-        raise CommandError(f"an embedded cluster is running already (process {running}); stop it with `vmscale embedded down`, or give another --state-dir")
+        raise CommandError(
+            f"an embedded cluster is running already (process {running}); stop it with `vmscale embedded down`, or give another --state-dir"
+        )
     options.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [sys.executable, "-m", "pytest_vmscale.embedded", "--state-dir", str(options.state_dir), "--speed", options.speed, "--workers", options.workers,
-               "--profile", options.profile, "--seed", options.seed, "--truth", str(options.state_dir / "truth.jsonl")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest_vmscale.embedded",
+        "--state-dir",
+        str(options.state_dir),
+        "--speed",
+        options.speed,
+        "--workers",
+        options.workers,
+        "--profile",
+        options.profile,
+        "--seed",
+        options.seed,
+        "--truth",
+        str(options.state_dir / "truth.jsonl"),
+    ]
     for fault in options.fault:
         command += ["--fault", fault]
     if not options.detach:
@@ -122,17 +147,8 @@ def _last_line(path: Path) -> str:
 
 
 def _validate(path: Path) -> int:
-    import json
-
     if path.suffix == ".json":
-        from .report.files import validate_file
-
-        problems = validate_file(path)
-        for problem in problems:
-            print(f"{path}: {problem}", file=sys.stderr)
-        if not problems:
-            print(f"{path}: valid")
-        return 1 if problems else 0
+        return _validate_results(path)
     from . import yamlfile
     from .settings import SettingsError, load_site
     from .slo.profile import ProfileError, load_profile
@@ -144,13 +160,41 @@ def _validate(path: Path) -> int:
             load_profile(path)
         else:
             load_site(path)
-    except (yamlfile.FileError, SettingsError, ProfileError, json.JSONDecodeError) as error:
+    except (yamlfile.FileError, SettingsError, ProfileError) as error:
         raise CommandError(str(error)) from None
     print(f"{path}: a valid {'SLO profile' if is_profile else 'site file'}")
     return 0
 
 
+def _validate_results(path: Path) -> int:
+    import json
+
+    import jsonschema
+
+    from .report.files import schema
+
+    kind = "verdict" if path.name == "verdict.json" else "summary" if path.name.startswith("summary_") else "results"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CommandError(f"{path}: {error}") from None
+    wrong = sorted(jsonschema.Draft202012Validator(schema(kind)).iter_errors(data), key=lambda each: list(each.absolute_path))
+    for each in wrong:
+        print(f"{path}: {'.'.join(map(str, each.absolute_path)) or '(file)'}: {each.message}", file=sys.stderr)
+    if not wrong:
+        print(f"{path}: valid {kind}")
+    return 1 if wrong else 0
+
+
 def _cleanup(options: argparse.Namespace) -> int:
     from .cleanup import remove_run
+    from .cluster.access import ClusterError
 
-    return remove_run(options.run_id, options.kubeconfig, options.context)
+    try:
+        removal = remove_run(options.run_id, options.kubeconfig, options.context)
+    except ClusterError as error:
+        raise CommandError(str(error)) from None
+    print(f"removed {removal.deleted} objects of run {options.run_id}")
+    for line in removal.left:
+        print(f"not removed: {line}", file=sys.stderr)
+    return 1 if removal.left else 0

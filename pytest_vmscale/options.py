@@ -15,13 +15,21 @@ if TYPE_CHECKING:
 
 # option, default, help. Those in INI_TWINS may be set in the ini file as vmscale_<name>.
 OPTIONS: tuple[tuple[str, str | None, str], ...] = (
-    ("--cluster", "auto", "auto, real or embedded: auto is a real cluster where one is named (--kubeconfig, KUBECONFIG, a pod's service account), else the embedded one"),
+    (
+        "--cluster",
+        "auto",
+        "auto, real or embedded: auto is a real cluster where one is named (--kubeconfig, KUBECONFIG, a pod's service account), else the embedded one",
+    ),
     ("--kubeconfig", None, "kubeconfig of the cluster to test"),
     ("--context", None, "the kubeconfig's context to use (default: its current one)"),
     ("--vms", "100", "how many VMs, or a sweep: 100,500,1000"),
     ("--vm-mix", "rhel=100", "VMs by OS: rhel=50,fedora=30,windows=20, in percent or as counts"),
     ("--vms-per-namespace", "100", "VMs in each namespace"),
-    ("--vmscale-config", None, "what belongs to the site: images, storage, network, SSH (default: vmscale.yaml beside the ini file, if there is one)"),
+    (
+        "--vmscale-config",
+        None,
+        "what belongs to the site: images, storage, network, SSH (default: vmscale.yaml beside the ini file, if there is one)",
+    ),
     ("--deadline", None, "give a scenario up after this much cluster time, e.g. 30m (default: three times its SLO)"),
     ("--provision-deadline", "4h", "give provisioning up after this much cluster time"),
     ("--ssh-interval", "2", "seconds of cluster time between two probes of a guest"),
@@ -39,8 +47,23 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("--sim-profile", "reference", "embedded cluster: name or file of the timing profile"),
     ("--sim-seed", "0", "embedded cluster: seed of everything random, for a repeatable run"),
 )
-INI_TWINS = {"cluster", "kubeconfig", "context", "vms_per_namespace", "vmscale_config", "ssh_interval", "ssh_via", "qps", "burst",
-             "slo_profile", "slo_tolerance", "results_dir", "sim_speed", "sim_workers", "sim_profile"}
+INI_TWINS = {
+    "cluster",
+    "kubeconfig",
+    "context",
+    "vms_per_namespace",
+    "vmscale_config",
+    "ssh_interval",
+    "ssh_via",
+    "qps",
+    "burst",
+    "slo_profile",
+    "slo_tolerance",
+    "results_dir",
+    "sim_speed",
+    "sim_workers",
+    "sim_profile",
+}
 SWITCHES: tuple[tuple[str, str], ...] = (
     ("--keep", "leave the fleet on the cluster"),
     ("--allow-disruptive", "allow what reboots nodes or edits cluster-scoped objects on a real cluster"),
@@ -64,16 +87,24 @@ def add(parser: pytest.Parser) -> None:
         if _name(option) in INI_TWINS:
             parser.addini(twin, shown)
             shown += f"; ini: {twin}"
-        group.addoption(option, dest=_dest(option), default=None, metavar=_name(option).upper().removeprefix("VMSCALE_"), help=shown.replace("%", "%%"))
-    group.addoption("--sim-fault", dest=_dest("--sim-fault"), action="append", default=[], metavar="NAME=VALUE",
-                    help="embedded cluster: make something go wrong (may be repeated); or a YAML plan of faults with times")
+        group.addoption(
+            option, dest=_dest(option), default=None, metavar=_name(option).upper().removeprefix("VMSCALE_"), help=shown.replace("%", "%%")
+        )
+    group.addoption(
+        "--sim-fault",
+        dest=_dest("--sim-fault"),
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="embedded cluster: make something go wrong (may be repeated); or a YAML plan of faults with times",
+    )
     for option, text in SWITCHES:
         group.addoption(option, dest=_dest(option), action="store_true", help=text)
 
 
 def given(config: pytest.Config) -> bool:
     """Whether the command line has any option of ours."""
-    options = [option for option, *_ in (*OPTIONS, *SWITCHES, ("--sim-fault", ""))]
+    options = [*(option for option, _, _ in OPTIONS), *(option for option, _ in SWITCHES), "--sim-fault"]
     return any(config.getoption(_dest(option)) for option in options)
 
 
@@ -116,22 +147,37 @@ def settings(config: pytest.Config) -> Settings:
     reuse = value(config, "--reuse-fleet")
     run_id = config.workerinput["vmscale_run_id"] if hasattr(config, "workerinput") else value(config, "--run-id") or new_run_id()
     found = s.Settings(
-        cluster=cluster, kubeconfig=kubeconfig, context=value(config, "--context"), in_cluster=in_cluster,
-        vms=vms, vm_mix=s.parse_mix(value(config, "--vm-mix"), max(vms), site.known_guests()),
+        cluster=cluster,
+        kubeconfig=kubeconfig,
+        context=value(config, "--context"),
+        in_cluster=in_cluster,
+        vms=vms,
+        vm_mix=s.parse_mix(value(config, "--vm-mix"), max(vms), site.known_guests()),
         vms_per_namespace=int(number("--vms-per-namespace", 1, whole=True)),
-        site=site, site_file=Path(site_file) if site_file else None,
-        ssh_via=via, ssh_interval_seconds=number("--ssh-interval", 0.1, 600),
+        site=site,
+        site_file=Path(site_file) if site_file else None,
+        ssh_via=via,
+        ssh_interval_seconds=number("--ssh-interval", 0.1, 600),
         deadline_seconds=None if deadline is None else s.parse_seconds("--deadline", deadline),
         provision_deadline_seconds=s.parse_seconds("--provision-deadline", value(config, "--provision-deadline")),
-        qps=qps, burst=int(number("--burst", 1, whole=True)) if value(config, "--burst") else max(1, int(2 * (qps or 1))),
-        slo_profile=value(config, "--slo-profile"), slo_tolerance_percent=None if value(config, "--slo-tolerance") is None else number("--slo-tolerance", 0),
-        results_dir=Path(value(config, "--results-dir")), run_id=s.check_run_id("--run-id", run_id),
-        keep=value(config, "--keep"), reuse_fleet=s.check_run_id("--reuse-fleet", reuse) if reuse else None,
+        qps=qps,
+        burst=int(number("--burst", 1, whole=True)) if value(config, "--burst") else max(1, int(2 * (qps or 1))),
+        slo_profile=value(config, "--slo-profile"),
+        slo_tolerance_percent=None if value(config, "--slo-tolerance") is None else number("--slo-tolerance", 0),
+        results_dir=Path(value(config, "--results-dir")),
+        run_id=s.check_run_id("--run-id", run_id),
+        keep=value(config, "--keep"),
+        reuse_fleet=s.check_run_id("--reuse-fleet", reuse) if reuse else None,
         allow_disruptive=value(config, "--allow-disruptive"),
         simulation=s.Simulation(
-            speed=number("--sim-speed", 0.01, 10_000), provision_speed=number("--sim-provision-speed", 0.01, 10_000),
-            workers=int(number("--sim-workers", 1, 1000, whole=True)), profile=value(config, "--sim-profile"),
-            faults=tuple(value(config, "--sim-fault")), seed=int(number("--sim-seed", 0, whole=True))))
+            speed=number("--sim-speed", 0.01, 10_000),
+            provision_speed=number("--sim-provision-speed", 0.01, 10_000),
+            workers=int(number("--sim-workers", 1, 1000, whole=True)),
+            profile=value(config, "--sim-profile"),
+            faults=tuple(value(config, "--sim-fault")),
+            seed=int(number("--sim-seed", 0, whole=True)),
+        ),
+    )
     check_limits(found)
     return found
 
@@ -149,11 +195,15 @@ def check_limits(found: Settings) -> None:
     from .settings import SettingsError
 
     if found.largest > LOOPBACK_ADDRESSES:
-        raise SettingsError(f"--vms {found.largest}: the embedded cluster has {LOOPBACK_ADDRESSES} loopback addresses for guests; use a real cluster, or fewer VMs")
+        raise SettingsError(
+            f"--vms {found.largest}: the embedded cluster has {LOOPBACK_ADDRESSES} loopback addresses for guests; use a real cluster, or fewer VMs"
+        )
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = found.largest + OTHER_DESCRIPTORS
     if hard != resource.RLIM_INFINITY and needed > hard:
-        raise SettingsError(f"--vms {found.largest}: needs {needed} open files, and this machine allows {hard}; raise the hard limit (ulimit -Hn {needed}), or use fewer VMs")
+        raise SettingsError(
+            f"--vms {found.largest}: needs {needed} open files, and this machine allows {hard}; raise the hard limit (ulimit -Hn {needed}), or use fewer VMs"
+        )
 
 
 def check_simulation(found: Settings) -> None:

@@ -40,7 +40,9 @@ def _created(settings: Settings) -> Iterator[str]:
     yield f"  {len(namespaces(settings))} namespaces {namespaces(settings)[0]} to {namespaces(settings)[-1]}"
     for name, count in settings.vm_mix.items():
         image = settings.guest(name)
-        source = f"a {image.disk_size} disk cloned from {image.source_pvc}" if image.source_pvc else f"container disk {image.container_disk}"
+        source = (
+            f"a {image.disk_size} disk cloned from {image.source_pvc}" if image.source_pvc else f"container disk {image.container_disk}"
+        )
         yield f"  {count} VirtualMachines {name} ({image.cpu} CPU, {image.memory}), each from {source}"
     yield f"  first {guests[0].key}, last {guests[-1].key}; every object labelled vmscale.io/run-id={settings.run_id}"
     yield "  and remove it all at the end" if not settings.keep else "  and keep it (--keep)"
@@ -59,5 +61,7 @@ def _boot_storm(run: Run) -> Iterator[str]:
             continue
         reference, how = found
         limit = reference * (1 + run.tolerance_percent / 100)
-        yield (f"  boot storm of {count} VMs, first start request to the last SSH: at most {limit:.1f} s"
-               f" (reference {reference:.1f} s, {how}; +{run.tolerance_percent:g} %), given up after {run.deadline_seconds(count):.0f} s")
+        yield (
+            f"  boot storm of {count} VMs, first start request to the last SSH: at most {limit:.1f} s"
+            f" (reference {reference:.1f} s, {how}; +{run.tolerance_percent:g} %), given up after {run.deadline_seconds(count):.0f} s"
+        )

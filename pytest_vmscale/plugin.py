@@ -76,7 +76,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if run.settings.cluster == "real" and not run.settings.allow_disruptive:
         disruptive = [item.nodeid for item in items if item.get_closest_marker("disruptive")]
         if disruptive:
-            raise pytest.UsageError(f"{disruptive[0]} reboots nodes or edits cluster-scoped objects: give --allow-disruptive, or deselect it with -m 'not disruptive'")
+            raise pytest.UsageError(
+                f"{disruptive[0]} reboots nodes or edits cluster-scoped objects: give --allow-disruptive, or deselect it with -m 'not disruptive'"
+            )
     for item in items:
         if scenarios([item]) and not item.get_closest_marker("timeout"):
             # The last resort, above every deadline of the procedures themselves.
@@ -176,7 +178,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     outcome = run.finish(interrupted=int(exitstatus) == pytest.ExitCode.INTERRUPTED)
     if outcome is None:
-        outcome = next(iter(config.stash[FROM_WORKERS]), None)
+        outcome = next((each for each in config.stash[FROM_WORKERS]), None)
     if outcome is None:
         return
     if hasattr(config, "workerinput"):
@@ -191,8 +193,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for outcome in config.stash.get(FROM_WORKERS, ()):
+    outcomes: list[dict[str, Any]] = config.stash.get(FROM_WORKERS, [])
+    for outcome in outcomes:
         terminalreporter.section("scale acceptance")
         for line in outcome["lines"]:
             verdict = line.startswith("Verdict:")
-            terminalreporter.line(line, bold=verdict, green=verdict and outcome["exit_code"] == 0, red=verdict and outcome["exit_code"] == 1, yellow=verdict and outcome["exit_code"] > 1)
+            terminalreporter.line(
+                line,
+                bold=verdict,
+                green=verdict and outcome["exit_code"] == 0,
+                red=verdict and outcome["exit_code"] == 1,
+                yellow=verdict and outcome["exit_code"] > 1,
+            )

@@ -37,7 +37,10 @@ class Run:
 
     def __init__(self, settings: Settings, profile: Profile) -> None:
         self.settings, self.profile = settings, profile
-        self.cluster_facts: dict[str, Any] = {"kind": settings.cluster, "time_rate": settings.simulation.speed if settings.cluster == "embedded" else 1.0}
+        self.cluster_facts: dict[str, Any] = {
+            "kind": settings.cluster,
+            "time_rate": settings.simulation.speed if settings.cluster == "embedded" else 1.0,
+        }
         self.workload: dict[str, Any] = {}
         self.measurements: list[Measurement] = []
         self.objectives: list[Objective] = []
@@ -54,7 +57,9 @@ class Run:
         settings, profile = self.settings, self.profile
         if settings.cluster == "embedded":
             simulation = settings.simulation
-            where = f"embedded cluster, {simulation.workers} workers, timing profile {simulation.profile}, simulated at {simulation.speed:g}x"
+            where = (
+                f"embedded cluster, {simulation.workers} workers, timing profile {simulation.profile}, simulated at {simulation.speed:g}x"
+            )
             if simulation.faults:
                 where += f", faults {' '.join(simulation.faults)}"
         else:
@@ -172,7 +177,12 @@ class Run:
         final = verdict(self.objectives, self.troubles, self.unfit)
         charts = self._charts()
         self.files.write_verdict(final, profile=self.profile.name, charts=charts)
-        return {"exit_code": final.exit_code, "lines": self._lines(final), "folder": str(self.files.folder), "cluster": dict(self.cluster_facts)}
+        return {
+            "exit_code": final.exit_code,
+            "lines": self._lines(final),
+            "folder": str(self.files.folder),
+            "cluster": dict(self.cluster_facts),
+        }
 
     def _charts(self) -> list[Path]:
         from .report.charts import write_charts
@@ -206,7 +216,9 @@ class Check:
 
     def check(self, measurement: Measurement, objective_id: str) -> Objective:
         scope = f"{measurement.size} VMs"
-        return self._assert([each for each in self._run.objectives if each.id == objective_id and each.scope == scope], objective_id, [measurement])
+        return self._assert(
+            [each for each in self._run.objectives if each.id == objective_id and each.scope == scope], objective_id, [measurement]
+        )
 
     def check_sweep(self, measurements: list[Measurement], objective_id: str) -> Objective:
         return self._assert([each for each in self._run.swept() if each.id == objective_id], objective_id, measurements)
@@ -236,9 +248,9 @@ def breach(objective: Objective) -> str:
 
 def _git_commit() -> str | None:
     try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=False)
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None
-
-

@@ -103,10 +103,22 @@ class Storage(_Strict):
 # The reference's fleet: sections "RHEL VM", "Windows 10 VM" and "Fedora VM" of its appendix.
 REFERENCE_GUESTS: dict[str, GuestImage] = {
     "rhel": GuestImage(source_pvc="default/rhel-dv", network="default/linux-bridge"),
-    "windows": GuestImage(source_pvc="default/win10-dv", network="default/linux-bridge", family="windows", cloud_init=False,
-                          termination_grace_period_seconds=0, ssh_user="Administrator"),
-    "fedora": GuestImage(container_disk="quay.io/kubevirt/fedora-container-disk-images:35", cpu="100m", memory="256Mi",
-                         eviction_strategy="None", termination_grace_period_seconds=0, ssh_user="fedora"),
+    "windows": GuestImage(
+        source_pvc="default/win10-dv",
+        network="default/linux-bridge",
+        family="windows",
+        cloud_init=False,
+        termination_grace_period_seconds=0,
+        ssh_user="Administrator",
+    ),
+    "fedora": GuestImage(
+        container_disk="quay.io/kubevirt/fedora-container-disk-images:35",
+        cpu="100m",
+        memory="256Mi",
+        eviction_strategy="None",
+        termination_grace_period_seconds=0,
+        ssh_user="fedora",
+    ),
 }
 
 
@@ -211,7 +223,9 @@ def parse_mix(text: str, total: int, known: Mapping[str, Any]) -> dict[str, int]
         if not equals or not re.fullmatch(r"\d+", number):
             raise SettingsError(f"--vm-mix {text}: {part.strip()!r} is not OS=NUMBER")
         if name not in known:
-            raise SettingsError(f"--vm-mix {text}: unknown OS {name!r}; known are {', '.join(sorted(known))} (more can be defined under `guests` in vmscale.yaml)")
+            raise SettingsError(
+                f"--vm-mix {text}: unknown OS {name!r}; known are {', '.join(sorted(known))} (more can be defined under `guests` in vmscale.yaml)"
+            )
         if name in shares:
             raise SettingsError(f"--vm-mix {text}: {name} is given twice")
         shares[name] = int(number)
@@ -247,7 +261,9 @@ def parse_number(option: str, text: str, least: float, most: float | None = None
     return number
 
 
-def choose_cluster(asked: str, kubeconfig: str | None, environment: Mapping[str, str]) -> tuple[Literal["real", "embedded"], Path | None, bool]:
+def choose_cluster(
+    asked: str, kubeconfig: str | None, environment: Mapping[str, str]
+) -> tuple[Literal["real", "embedded"], Path | None, bool]:
     """Which cluster, its kubeconfig, and whether the pod's own service account is to be used.
 
     `auto` is a real cluster only where one is named (--kubeconfig, KUBECONFIG, or a service account in a pod):
@@ -278,5 +294,7 @@ RUN_ID = r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$"
 
 def check_run_id(option: str, text: str) -> str:
     if not re.fullmatch(RUN_ID, text):
-        raise SettingsError(f"{option} {text}: must be 1 to 40 lower-case letters, digits and dashes, and neither start nor end with a dash")
+        raise SettingsError(
+            f"{option} {text}: must be 1 to 40 lower-case letters, digits and dashes, and neither start nor end with a dash"
+        )
     return text

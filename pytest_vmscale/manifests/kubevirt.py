@@ -15,14 +15,31 @@ if TYPE_CHECKING:
 # What Windows needs of the hypervisor to run well; see the reference's Windows 10 template. `synic` is what it
 # misprints as `sync`.
 WINDOWS_FEATURES: Manifest = {
-    "acpi": {}, "apic": {},
-    "hyperv": {"frequencies": {}, "ipi": {}, "reenlightenment": {}, "relaxed": {}, "reset": {}, "runtime": {}, "spinlocks": {"spinlocks": 8191},
-               "synic": {}, "synictimer": {"direct": {}}, "vapic": {}, "vpindex": {}},
+    "acpi": {},
+    "apic": {},
+    "hyperv": {
+        "frequencies": {},
+        "ipi": {},
+        "reenlightenment": {},
+        "relaxed": {},
+        "reset": {},
+        "runtime": {},
+        "spinlocks": {"spinlocks": 8191},
+        "synic": {},
+        "synictimer": {"direct": {}},
+        "vapic": {},
+        "vpindex": {},
+    },
 }
-WINDOWS_CLOCK: Manifest = {"utc": {}, "timer": {"hpet": {"present": False}, "hyperv": {}, "pit": {"tickPolicy": "delay"}, "rtc": {"tickPolicy": "catchup"}}}
+WINDOWS_CLOCK: Manifest = {
+    "utc": {},
+    "timer": {"hpet": {"present": False}, "hyperv": {}, "pit": {"tickPolicy": "delay"}, "rtc": {"tickPolicy": "catchup"}},
+}
 
 
-def virtual_machine(guest: Guest, image: GuestImage, site: Site, run_id: str, fleet: str, ssh_user: str, public_key: str | None) -> Manifest:
+def virtual_machine(
+    guest: Guest, image: GuestImage, site: Site, run_id: str, fleet: str, ssh_user: str, public_key: str | None
+) -> Manifest:
     """A stopped VM. `public_key` (OpenSSH format) goes into the guest through cloud-init, where the image has it."""
     labels = guest_labels(run_id, fleet, guest)
     disk_name = "containerdisk" if image.container_disk else "rootdisk"
@@ -50,12 +67,21 @@ def virtual_machine(guest: Guest, image: GuestImage, site: Site, run_id: str, fl
     }
     if image.source_pvc:
         spec["dataVolumeTemplates"] = [_root_disk(guest, image, site, labels)]
-    return {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": guest.name, "namespace": guest.namespace, "labels": labels}, "spec": spec}
+    return {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachine",
+        "metadata": {"name": guest.name, "namespace": guest.namespace, "labels": labels},
+        "spec": spec,
+    }
 
 
 def cloud_config(user: str, public_key: str) -> str:
     """cloud-init's user data: one user who logs in with one key."""
-    document = {"users": [{"name": user, "sudo": "ALL=(ALL) NOPASSWD:ALL", "shell": "/bin/bash", "lock_passwd": True, "ssh_authorized_keys": [public_key]}]}
+    document = {
+        "users": [
+            {"name": user, "sudo": "ALL=(ALL) NOPASSWD:ALL", "shell": "/bin/bash", "lock_passwd": True, "ssh_authorized_keys": [public_key]}
+        ]
+    }
     return "#cloud-config\n" + yaml.safe_dump(document, sort_keys=False, width=10_000)
 
 
@@ -81,7 +107,14 @@ def _network(image: GuestImage) -> Manifest:
 
 def _root_disk(guest: Guest, image: GuestImage, site: Site, labels: dict[str, str]) -> Manifest:
     namespace, name = str(image.source_pvc).split("/")
-    claim: Manifest = {"accessModes": [site.storage.access_mode], "volumeMode": site.storage.volume_mode, "resources": {"requests": {"storage": image.disk_size}}}
+    claim: Manifest = {
+        "accessModes": [site.storage.access_mode],
+        "volumeMode": site.storage.volume_mode,
+        "resources": {"requests": {"storage": image.disk_size}},
+    }
     if site.storage.storage_class:
         claim["storageClassName"] = site.storage.storage_class
-    return {"metadata": {"name": f"{guest.name}-root", "labels": labels}, "spec": {"source": {"pvc": {"namespace": namespace, "name": name}}, "storage": claim}}
+    return {
+        "metadata": {"name": f"{guest.name}-root", "labels": labels},
+        "spec": {"source": {"pvc": {"namespace": namespace, "name": name}}, "storage": claim},
+    }

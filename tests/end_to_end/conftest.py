@@ -46,7 +46,18 @@ def scale(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callabl
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: str, suite: str = "suites/test_bootstorm.py") -> Outcome:
-        command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider", str(ROOT / suite)]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-c",
+            str(ROOT / "pyproject.toml"),
+            "--rootdir",
+            str(ROOT),
+            "-p",
+            "no:cacheprovider",
+            str(ROOT / suite),
+        ]
         done = pytester.run(*command, *arguments)
         return Outcome(int(done.ret), "\n".join(done.outlines), "\n".join(done.errlines), Path(os.getcwd()))
 

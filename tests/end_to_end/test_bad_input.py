@@ -58,8 +58,13 @@ def test_plan_contacts_nothing(scale):
     outcome = scale("--plan", "--vms", "100,500,2000", "--vm-mix", "rhel=50,fedora=30,windows=20")
     assert outcome.code == 0
     for told in (
-        "1000 VirtualMachines rhel", "600 VirtualMachines fedora", "400 VirtualMachines windows", "20 namespaces", "at most 112.2 s (reference 102.0 s, reference point",
-        "interpolated", "extrapolated",
+        "1000 VirtualMachines rhel",
+        "600 VirtualMachines fedora",
+        "400 VirtualMachines windows",
+        "20 namespaces",
+        "at most 112.2 s (reference 102.0 s, reference point",
+        "interpolated",
+        "extrapolated",
     ):
         assert told in outcome.out, told
     assert outcome.nothing_started

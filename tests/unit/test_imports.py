@@ -58,7 +58,10 @@ def test_imports_go_one_way(part):
 
 
 def test_nobody_imports_the_embedded_cluster():
-    files = [*PACKAGE.glob("*.py"), *(f for part in PACKAGE.iterdir() if part.is_dir() and part.name != "embedded" for f in part.rglob("*.py"))]
+    files = [
+        *PACKAGE.glob("*.py"),
+        *(f for part in PACKAGE.iterdir() if part.is_dir() and part.name != "embedded" for f in part.rglob("*.py")),
+    ]
     assert len(files) > 20
     assert not [str(path) for path in files if "embedded" in imported(path)]
 

@@ -20,7 +20,11 @@ from pytest_vmscale.settings import GuestImage, Site
 
 GOLDEN = Path(__file__).parent / "golden"
 SITE = Site.model_validate(
-    {"guests": {"plain": {"container_disk": "quay.io/containerdisks/fedora:41", "cloud_init": False}}, "cpu_model": "host-passthrough", "storage": {"class": None}}
+    {
+        "guests": {"plain": {"container_disk": "quay.io/containerdisks/fedora:41", "cloud_init": False}},
+        "cpu_model": "host-passthrough",
+        "storage": {"class": None},
+    }
 )
 
 

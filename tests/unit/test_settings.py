@@ -18,7 +18,14 @@ def test_vms_is_a_count_or_a_sweep(text, counts):
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("0", "'0' is not a whole number above 0"), ("ten", "'ten' is not"), ("100,100", "100 is given twice"), ("", "'' is not"), ("-5", "'-5' is not"), ("1e3", "'1e3' is not")],
+    [
+        ("0", "'0' is not a whole number above 0"),
+        ("ten", "'ten' is not"),
+        ("100,100", "100 is given twice"),
+        ("", "'' is not"),
+        ("-5", "'-5' is not"),
+        ("1e3", "'1e3' is not"),
+    ],
 )
 def test_bad_vms_are_refused_by_name(text, told):
     with pytest.raises(SettingsError, match="^--vms") as error:
@@ -33,7 +40,12 @@ def test_mix_in_percent_and_in_counts():
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("sles=100", "unknown OS 'sles'; known are fedora, rhel, windows"), ("rhel=60,fedora=60", "adds up to 120"), ("rhel", "'rhel' is not OS=NUMBER"), ("rhel=50,rhel=50", "given twice")],
+    [
+        ("sles=100", "unknown OS 'sles'; known are fedora, rhel, windows"),
+        ("rhel=60,fedora=60", "adds up to 120"),
+        ("rhel", "'rhel' is not OS=NUMBER"),
+        ("rhel=50,rhel=50", "given twice"),
+    ],
 )
 def test_bad_mix_is_refused(text, told):
     with pytest.raises(SettingsError) as error:

@@ -219,13 +219,13 @@ def _description(objective: Objective, subtitle: str) -> str:
     return told
 
 
-def _parameters(measurements: Iterable[Measurement]) -> dict[str, str]:
+def _parameters(measurements: Iterable[Measurement]) -> dict[str, Any]:
     """What was asked for; over several measurements only what they share."""
     asked = [dict(each.parameters) for each in measurements]
     return {
-        name.replace("_", " "): f"{value:g}" if isinstance(value, float) else str(value)
+        name.replace("_", " "): int(value) if isinstance(value, float) and value.is_integer() else value
         for name, value in (asked[0].items() if asked else ())
-        if value is not None and not isinstance(value, dict | list) and all(name in each and each[name] == value for each in asked)
+        if isinstance(value, str | int | float) and all(name in each and each[name] == value for each in asked)
     }
 
 

@@ -113,7 +113,7 @@ def value(config: pytest.Config, option: str) -> Any:
     found = config.getoption(_dest(option))
     if found is None and _name(option) in INI_TWINS:
         found = config.getini(f"vmscale_{_name(option).removeprefix('vmscale_')}") or None
-    return dict((name, default) for name, default, _ in OPTIONS).get(option) if found is None else found
+    return {name: default for name, default, _ in OPTIONS}.get(option) if found is None else found
 
 
 def new_run_id() -> str:

@@ -46,7 +46,7 @@ def test_misspelt_key_of_a_site_file_is_named_with_its_line(scale):
 def test_more_vms_than_open_files_says_what_to_raise(scale):
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY or hard > 64_000:
         pytest.skip("this machine allows more open files than there are loopback addresses")
     outcome = scale("--vms", str(hard))

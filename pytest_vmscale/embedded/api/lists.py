@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -51,13 +52,11 @@ def parse_options(query: dict[str, str]) -> ListOptions:
     """ApiError 400 or 422, worded as the real server's."""
     def integer(name: str) -> int:
         text = query.get(name, "")
-        try:
-            value = int(text) if text else 0
-            if not -(2**63) <= value < 2**63:
-                raise errors.ApiError(400, f'strconv.ParseInt: parsing "{text}": value out of range')
-            return value
-        except ValueError:
-            raise errors.ApiError(400, f'strconv.ParseInt: parsing "{text}": invalid syntax') from None
+        if text and not re.fullmatch(r"[+-]?[0-9]+", text):
+            raise errors.ApiError(400, f'strconv.ParseInt: parsing "{text}": invalid syntax')
+        if len(text) > 20 or not -(2**63) <= int(text or 0) < 2**63:
+            raise errors.ApiError(400, f'strconv.ParseInt: parsing "{text}": value out of range')
+        return int(text or 0)
 
     def flag(name: str) -> bool:
         # Go's conversion takes anything but these for true.
@@ -75,7 +74,7 @@ def parse_options(query: dict[str, str]) -> ListOptions:
 def _version(text: str, watch: bool) -> int | None:
     if not text:
         return None
-    if text.isascii() and text.isdigit() and int(text) <= MOST:
+    if text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= MOST:
         return int(text)
     why = "value out of range" if text.isascii() and text.isdigit() else "invalid syntax"
     message = f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": {why}'

@@ -51,15 +51,16 @@ def decode_error(meta: Object) -> str | None:
         wanted, go_name = TYPES[key]
         if not isinstance(value, wanted) or isinstance(value, bool):
             return f"json: cannot unmarshal {_json_type(value)} into Go struct field ObjectMeta.metadata.{key} of type {go_name}"
+        members: Any = value  # a dict or list by now, where it is looked into
         inner: list[Any] = []
         if key in ("labels", "annotations"):
-            for name in [name for name, each in value.items() if each is None]:
-                value[name] = ""
-            inner = [each for each in value.values() if not isinstance(each, str)]
+            for name in [name for name, each in members.items() if each is None]:
+                members[name] = ""
+            inner = [each for each in members.values() if not isinstance(each, str)]
         elif key == "finalizers":
-            inner = [each for each in value if not isinstance(each, str)]
+            inner = [each for each in members if not isinstance(each, str)]
         elif key in ("ownerReferences", "managedFields"):
-            inner = [each for each in value if not isinstance(each, dict)]
+            inner = [each for each in members if not isinstance(each, dict)]
         if inner:
             return f"json: cannot unmarshal {_json_type(inner[0])} into Go struct field ObjectMeta.metadata.{key} of type {go_name.rpartition(']')[2]}"
     for key in ("labels", "annotations", "finalizers", "ownerReferences"):
@@ -71,7 +72,7 @@ def decode_error(meta: Object) -> str | None:
 def _json_type(value: Any) -> str:
     if isinstance(value, bool):
         return "bool"
-    return {dict: "object", list: "array", str: "string"}.get(type(value), "number")
+    return "object" if isinstance(value, dict) else "array" if isinstance(value, list) else "string" if isinstance(value, str) else "number"
 
 
 def causes(kind: Kind, meta: Object) -> list[Cause]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
 
 from . import errors
 from .auth import AUTHENTICATED, Action, Authenticator, Authorizer, User
@@ -12,7 +15,6 @@ from .errors import Cause
 from .representations import answer_object, read_object
 from .resources import Resources
 from .store import Object
-from aiohttp import web
 
 AUTHORIZATION, AUTHENTICATION = "authorization.k8s.io", "authentication.k8s.io"
 TOKEN_LEAST_SECONDS, TOKEN_MOST_SECONDS, TOKEN_DEFAULT_SECONDS = 600, 2**32, 3600
@@ -68,7 +70,8 @@ class Reviews:
         return self._decision(User(str(spec.get("user") or ""), tuple(groups)), spec, kind)
 
     def _decision(self, user: User, spec: Object, kind: str) -> Object:
-        resource, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
+        resource: Any = spec.get("resourceAttributes")
+        path: Any = spec.get("nonResourceAttributes")
         if bool(resource) == bool(path) or not isinstance(resource or path, dict):
             why = "exactly one of nonResourceAttributes or resourceAttributes must be specified" if not resource else "cannot be specified in combination with resourceAttributes"
             raise errors.invalid(kind, AUTHORIZATION, "", [Cause("spec.resourceAttributes" if not resource else "spec.nonResourceAttributes", f"Invalid value: null: {why}")])

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import orjson
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 
 from ..clock import SimClock
 from . import errors, strategies
@@ -31,8 +32,8 @@ log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SubresourceHandler = Callable[[web.Request, str, str], Awaitable[web.StreamResponse]]
 
-# What a fresh OpenShift 4.9.15 says of itself; the keys after these are newer than it, and expected by newer clients.
-VERSION = {"major": "1", "minor": "22", "gitVersion": "v1.22.3+e790d7f", "gitCommit": "e790d7f6b5ea9f3d4a3e4b3a5fd2a6e6b3d5a3d0", "gitTreeState": "clean",
+# OpenShift 4.9.15 is this Kubernetes. The four keys at the end are newer than it, and newer clients expect them.
+VERSION = {"major": "1", "minor": "22", "gitVersion": "v1.22.3+e790d7f", "gitCommit": "e790d7f", "gitTreeState": "clean",
            "buildDate": "2021-12-10T17:43:38Z", "goVersion": "go1.16.6", "compiler": "gc", "platform": "linux/amd64",
            "emulationMajor": "1", "emulationMinor": "22", "minCompatibilityMajor": "1", "minCompatibilityMinor": "21"}
 KEEPALIVE_SECONDS = 600.0
@@ -147,6 +148,10 @@ class ApiServer:
             raise
         except web.HTTPRequestEntityTooLarge:
             return answer_object(errors.ApiError(413, f"Request entity too large: limit is {LIMIT_BYTES}").status, 413)
+        except RequestPayloadError as error:
+            return answer_object(errors.ApiError(400, f"unable to read the request's body: {error}").status, 400)
+        except RecursionError:
+            return answer_object(errors.ApiError(400, "json: exceeded max depth").status, 400)
         except Exception as error:
             log.exception("%s %s", request.method, request.path_qs)
             return answer_object(errors.ApiError(500, f"Internal error occurred: {error}").status, 500)
@@ -190,9 +195,9 @@ class ApiServer:
                 if kind.custom:
                     raise errors.not_found(kind.plural, kind.group, call.name)
                 return not_found()
-            if method not in (("PUT",) if finalize else ("GET", "HEAD", "PUT", "PATCH")):
+            if method not in (("PUT",) if finalize else ("GET", "PUT", "PATCH")):
                 raise method_not_supported(call)
-        if method in ("GET", "HEAD"):
+        if method == "GET":
             return await (self._reads.get(call) if call.name else self._reads.list(call))
         if method == "DELETE":
             return await (self._writes.delete(call) if call.name else self._writes.delete_collection(call))

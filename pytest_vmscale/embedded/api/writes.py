@@ -126,6 +126,7 @@ class Writes:
         if meta.get("uid") not in (None, "", old["metadata"]["uid"]) and call.request.method == "PUT":
             raise errors.conflict(kind.plural, kind.group, call.name, f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {old['metadata']['uid']}")
         if call.subresource == "finalize":
+            self._raise_if(kind, obj, self._schemas.validate(kind, obj, old))
             return self._resources.finalize(kind, obj, dry_run=options.dry_run)
         causes = metadata.update_causes(kind, old["metadata"], meta)
         merged = self._resources.merged(kind, old, obj, call.subresource)
@@ -316,7 +317,8 @@ class Writes:
         why = metadata.decode_error(meta) if isinstance(meta, dict) else "json: cannot unmarshal into Go struct field .metadata of type v1.ObjectMeta"
         if why:
             raise errors.ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {why}')
-        return meta  # type: ignore[no-any-return]
+        found: Object = meta
+        return found
 
     def _prune(self, kind: Kind, obj: Object, options: WriteOptions, *, patch: bool = False) -> list[str]:
         """Drop unknown fields. Returns the warnings, or raises where validation is strict."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -37,6 +37,8 @@ CREDENTIALS_CHECK_WALL_SECONDS = 30.0
 MAX_TRIES = 10
 BACKOFF_FIRST_SECONDS = 0.25
 BACKOFF_MAX_SECONDS = 10.0
+# Of thousands of objects to create or delete where nothing is measured.
+WRITES_AT_ONCE = 50
 # Answers that say nothing of the request itself. A 429 is one only with Retry-After: without, it is an eviction's refusal.
 TRANSIENT = frozenset({500, 502, 503, 504})
 
@@ -432,15 +434,23 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
-async def each(work: Sequence[Any], function: Callable[[Any], Any], at_once: int) -> list[Any]:
-    """Await function(item) for all, at most so many at once; results, or the exceptions they raised, in order."""
+async def in_parallel(function: Callable[[Any], Awaitable[None]], work: Sequence[Any], at_once: int = WRITES_AT_ONCE) -> None:
+    """Await function(item) of all, so many at a time. The first error ends the rest, and is raised."""
     slots = asyncio.Semaphore(at_once)
 
-    async def one(item: Any) -> Any:
+    async def one(item: Any) -> None:
         async with slots:
-            return await function(item)
+            await function(item)
 
-    return await asyncio.gather(*(one(item) for item in work), return_exceptions=True)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for item in work:
+                group.create_task(one(item))
+    except* Exception as errors:
+        first: BaseException = errors
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None
 
 
 def _reason(error: BaseException) -> str:

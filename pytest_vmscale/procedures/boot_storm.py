@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..clock import Clock, parse_timestamp
+from ..clock import Clock
 from ..cluster.access import ClusterError
-from ..cluster.requests import ApiError, Attempt, Cluster, resource_path
+from ..cluster.requests import ApiError, Cluster, resource_path
 from ..cluster.watch import Event, Watch
 from ..guest.login import Credentials, LoginError, run_command
 from ..guest.probe import Probing, Readiness, allow_open_files, probe_until_up
 from ..guest.route import Route, Target
-from ..model import Fleet, Gap, Guest, Measurement, Moment, Record, Status
+from ..model import Fleet, Gap, Guest, Measurement, Record, Status
+from .boot import Boot
 from .vmi import VMIS, Vmi
 
 SCENARIO, VERSION = "boot-storm", "1.0.0"
@@ -42,41 +43,6 @@ class Progress:
     running: int
     up: int
     failed: int
-
-
-@dataclass
-class _Seen:
-    """A phase as it was seen: a stamp of time.monotonic(), and the object's own timestamp."""
-
-    phase: str
-    arrived: float
-    upper_bound: bool
-    object_time: str | None
-
-
-class _Boot:
-    """One guest's way up. It is settled once, by its answer, a failure, or the deadline."""
-
-    def __init__(self, guest: Guest) -> None:
-        self.guest = guest
-        self.attempts: list[Attempt] = []
-        self.sent: float | None = None
-        self.accepted = False
-        self.refused = ""
-        self.vmi_uid: str | None = None
-        self.seen: dict[str, _Seen] = {}
-        self.node: str | None = None
-        self.address = ""
-        self.phase: str | None = None
-        self.why_unscheduled = ""
-        self.probing: Probing | None = None
-        self.tasks: list[asyncio.Task[None]] = []  # its start request, its probing
-        self.status: Status | None = None
-        self.error: str | None = None
-
-    def saw(self, phase: str, arrived: float, upper_bound: bool, object_time: str | None) -> None:
-        if phase not in self.seen:
-            self.seen[phase] = _Seen(phase, arrived, upper_bound, object_time)
 
 
 async def boot_storm(
@@ -135,7 +101,7 @@ class _Storm:
         self.cluster, self.fleet, self.clock, self.run_id, self.route = cluster, fleet, clock, run_id, route
         self.readiness, self.interval, self.deadline = readiness, interval_seconds, deadline_seconds
         self.parameters, self.on_record = parameters, on_record
-        self.boots = {guest.key: _Boot(guest) for guest in fleet.guests}
+        self.boots = {guest.key: Boot(guest) for guest in fleet.guests}
         self.unsettled = len(self.boots)
         self.all_settled = asyncio.Event()
         self.broken: BaseException | None = None
@@ -191,7 +157,7 @@ class _Storm:
                     task.cancel()
         for boot in self.boots.values():
             if boot.status is None:
-                self._settle(boot, Status.TIMED_OUT, self._not_up(boot))
+                self._settle(boot, Status.TIMED_OUT, boot.why_not_up(self.deadline))
 
     async def _guarded(self, work: Any) -> None:
         """What goes wrong with one guest's task must end the storm with its reason, not be lost with the task."""
@@ -216,7 +182,7 @@ class _Storm:
 
     # -- one guest --------------------------------------------------------------------------------------------------
 
-    async def _start(self, boot: _Boot) -> None:
+    async def _start(self, boot: Boot) -> None:
         def sent(stamp: float) -> None:
             boot.sent = stamp
             if self.began is None:
@@ -247,7 +213,7 @@ class _Storm:
         elif boot.vmi_uid != vmi.metadata.uid:
             self._settle(boot, Status.FAILED, f"its VMI was replaced by another in phase {boot.phase or 'Pending'}")
             return
-        self._phases(boot, vmi, event.arrived, event.upper_bound)
+        boot.saw_vmi(vmi, event.arrived, event.upper_bound)
         if vmi.status.phase in ("Failed", "Succeeded"):
             self._settle(boot, Status.FAILED, f"its VMI ended in phase {vmi.status.phase}")
         elif "Running" in boot.seen and boot.probing is None and (boot.address or not self.route.needs_address):
@@ -255,31 +221,13 @@ class _Storm:
             boot.probing = Probing(Target(boot.guest.namespace, boot.guest.name, boot.address, ready.port), ready)
             boot.tasks.append(asyncio.create_task(self._guarded(self._probe(boot, boot.probing))))
 
-    def _phases(self, boot: _Boot, vmi: Vmi, arrived: float, upper_bound: bool) -> None:
-        status = vmi.status
-        boot.saw("created", arrived, upper_bound, vmi.metadata.creationTimestamp)
-        own_times = {each.phase: each.phaseTransitionTimestamp for each in status.phaseTransitionTimestamps}
-        for phase in own_times:
-            # Another phase than the current one was passed without our seeing it: by now, or before.
-            boot.saw(phase, arrived, upper_bound or phase != status.phase, own_times[phase])
-        if status.phase:
-            boot.saw(status.phase, arrived, upper_bound, own_times.get(status.phase))
-            boot.phase = status.phase
-        if vmi.address:
-            boot.address = vmi.address
-            boot.saw("ip", arrived, upper_bound, None)
-        if vmi.ready_since is not None:
-            boot.saw("Ready", arrived, upper_bound, vmi.ready_since)
-        boot.node = status.nodeName or boot.node
-        boot.why_unscheduled = vmi.why_unscheduled
-
-    async def _probe(self, boot: _Boot, probing: Probing) -> None:
+    async def _probe(self, boot: Boot, probing: Probing) -> None:
         await probe_until_up(probing, self.route, self.clock, self.interval)
         if boot.status is None and probing.answered is not None:
             boot.saw("ssh" if probing.readiness.banner else f"tcp-{probing.readiness.port}", probing.answered, False, None)
             self._settle(boot, Status.SUCCESS, None)
 
-    def _settle(self, boot: _Boot, status: Status, error: str | None) -> None:
+    def _settle(self, boot: Boot, status: Status, error: str | None) -> None:
         boot.status, boot.error = status, error
         for task in boot.tasks:
             if task is not asyncio.current_task():
@@ -288,37 +236,16 @@ class _Storm:
         if not self.unsettled:
             self.all_settled.set()
         if self.on_record:
-            self.on_record(self._record(boot))
-
-    def _not_up(self, boot: _Boot) -> str:
-        """Why a guest was not up by the deadline, for the person who looks into it."""
-        if boot.sent is None:
-            return "its start request was not sent before the deadline"
-        if not boot.accepted and not boot.seen:
-            return f"its start request got no answer before the deadline{_reasons(boot.attempts)}"
-        if not boot.seen:
-            return f"no VMI within {self.deadline:.0f} s"
-        text = f"not up within {self.deadline:.0f} s; last phase {boot.phase or 'Pending'}"
-        if boot.why_unscheduled:
-            text += f": {boot.why_unscheduled}"
-        if "Running" in boot.seen:
-            if boot.probing is None:
-                text += "; it never got an address"
-            else:
-                text += f"; {boot.probing.probes} probes of {boot.address or boot.guest.name} port {boot.probing.target.port}, the last: {boot.probing.last_error}"
-        return text
+            self.on_record(boot.record(self.clock, self.began))
 
     # -- the proof --------------------------------------------------------------------------------------------------
 
     async def _prove(self, how: Callable[[Guest], Credentials | None]) -> dict[str, Any]:
         """Log in to the guest that answered first. After the storm: a login in the middle of it would disturb the probes."""
-        answered = [
-            boot for boot in self.boots.values() if boot.status is Status.SUCCESS and boot.probing and boot.probing.readiness.banner
-        ]
-        answered.sort(key=lambda boot: boot.probing.answered or 0.0 if boot.probing else 0.0)
-        for boot in answered:
+        answered = [(boot.answered, boot) for boot in self.boots.values() if boot.answered is not None]
+        for _, boot in sorted(answered, key=lambda each: each[0]):
             credentials = how(boot.guest)
-            if credentials is None or boot.probing is None:
+            if credentials is None or boot.probing is None or not boot.probing.readiness.banner:
                 continue
             proof = {"guest": boot.guest.key, "user": credentials.user, "route": self.route.name}
             give_up = self.clock.now() + LOGIN_DEADLINE_SECONDS
@@ -359,53 +286,10 @@ class _Storm:
     def _since(self, start: float | None, stamp: float | None) -> float | None:
         return None if start is None or stamp is None else self.clock.at(stamp) - self.clock.at(start)
 
-    def _record(self, boot: _Boot) -> Record:
-        def seen(phase: str) -> float | None:
-            return self._since(boot.sent, boot.seen[phase].arrived) if phase in boot.seen else None
-
-        status, error = boot.status, boot.error
-        if status is None:
-            status, error = Status.TIMED_OUT, "the storm was cut short before it was up"
-        probing = boot.probing
-        bound = None
-        if probing and probing.answered is not None:
-            running = boot.seen["Running"].arrived
-            bound = self._since(probing.last_failed if probing.last_failed is not None else running, probing.answered)
-        return Record(
-            namespace=boot.guest.namespace,
-            vm_name=boot.guest.name,
-            os=boot.guest.os,
-            status=status,
-            requested_at=self._since(self.began, boot.sent) or 0.0,
-            node=boot.node,
-            error=error,
-            last_phase=boot.phase,
-            time_to_vm_created_seconds=seen("created"),
-            time_to_vmi_running_seconds=seen("Running"),
-            time_to_vmi_ready_seconds=seen("Ready"),
-            time_to_guest_ip_seconds=seen("ip"),
-            time_to_ssh_seconds=self._since(boot.sent, probing.answered) if probing and status is Status.SUCCESS else None,
-            error_bound_seconds=bound if status is Status.SUCCESS else None,
-            request_seconds=self._since(boot.attempts[0].sent, boot.attempts[-1].ended) if boot.attempts else None,
-            request_retries=tuple(attempt.reason for attempt in boot.attempts[:-1]),
-            probes=probing.probes if probing else 0,
-            probe_lag_seconds=probing.lag_seconds if probing else None,
-            timeline=tuple(self._moment(boot, each) for each in sorted(boot.seen.values(), key=lambda each: each.arrived)),
-        )
-
-    def _moment(self, boot: _Boot, seen: _Seen) -> Moment:
-        assert boot.sent is not None
-        own = parse_timestamp(seen.object_time) - self.clock.at(boot.sent) if seen.object_time else None
-        return Moment(seen.phase, self.clock.at(seen.arrived) - self.clock.at(boot.sent), seen.upper_bound, own)
-
     def measurement(self, incomplete: str | None) -> Measurement:
-        records = tuple(self._record(boot) for boot in self.boots.values())
+        records = tuple(boot.record(self.clock, self.began) for boot in self.boots.values())
         began = self.began if self.began is not None else time.monotonic()
-        answered = [
-            boot.probing.answered
-            for boot in self.boots.values()
-            if boot.status is Status.SUCCESS and boot.probing and boot.probing.answered
-        ]
+        answered = [boot.answered for boot in self.boots.values() if boot.answered is not None]
         return Measurement(
             scenario=SCENARIO,
             version=VERSION,
@@ -455,7 +339,3 @@ class _Storm:
             "watch_relists": sum(gap.relisted for gap in self.watch.gaps),
             "ssh_via": self.route.name,
         }
-
-
-def _reasons(attempts: list[Attempt]) -> str:
-    return f" ({attempts[-1].reason})" if attempts and attempts[-1].reason else ""

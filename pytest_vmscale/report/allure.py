@@ -235,12 +235,14 @@ def _reached(what: str, moments: Sequence[float], size: int) -> str:
 
 def _row(record: Record) -> str:
     timeline = sorted(record.timeline, key=lambda moment: moment.seconds)
-    phases = "<br>".join(f"{html.escape(moment.phase)} {'&le; ' if moment.upper_bound else ''}{moment.seconds:.1f}" for moment in timeline)
+    phases = [f"{html.escape(moment.phase)} {'&le; ' if moment.upper_bound else ''}{moment.seconds:.1f}" for moment in timeline]
+    if not record.succeeded and record.last_phase:
+        phases.append(f"no further than {html.escape(record.last_phase)}")
     ssh = "never" if record.time_to_ssh_seconds is None or not record.succeeded else f"{record.time_to_ssh_seconds:.1f} s"
     cells = [f"{record.namespace}/{record.vm_name}", record.os, record.node or "none", str(record.status)]
     told = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
     lost = "" if record.succeeded else " class='lost'"
-    return f"<tr{lost}>{told}<td>{phases}</td><td>{ssh}</td><td>{html.escape(record.error or '')}</td></tr>"
+    return f"<tr{lost}>{told}<td>{'<br>'.join(phases)}</td><td>{ssh}</td><td>{html.escape(record.error or '')}</td></tr>"
 
 
 def _property(value: Any) -> str:

@@ -1,0 +1,357 @@
+"""What the server knows of built-in kinds beyond their schemas: defaults that depend on other fields, and hand-written checks."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from .errors import Cause
+from .kinds import Kind
+from .store import Object
+
+BINARY = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
+DECIMAL = {"n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1), "k": Decimal("1e3"), "M": Decimal("1e6"),
+           "G": Decimal("1e9"), "T": Decimal("1e12"), "P": Decimal("1e15"), "E": Decimal("1e18")}
+QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
+QUANTITY_RULE = r"^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$"
+CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+")
+CONFIG_KEY_TEXT = ("a valid config key must consist of alphanumeric characters, '-', '_' or '.' "
+                   "(e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')")
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+LABEL_TEXT = ("a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an "
+              "alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')")
+POD_UPDATE_TEXT = ("Forbidden: pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,"
+                   "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
+                   "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)")
+NOT_READY_SECONDS = 300  # how long a pod stays on a node that fails, unless it says otherwise (kube-apiserver's own default)
+NODE_FAILURE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+
+
+def canonical_quantity(text: str) -> str:
+    """A quantity as the server writes it: 0.5 is 500m, 1024Mi is 1Gi. ValueError for what is none."""
+    match = QUANTITY.fullmatch(text)
+    if not match:
+        raise ValueError(f"quantities must match the regular expression '{QUANTITY_RULE}'")
+    number, suffix = Decimal(match[1]), match[2] or ""
+    if suffix in BINARY:
+        value = number * BINARY[suffix]
+        if value == value.to_integral_value() and abs(value) >= 1024:
+            unit = next((u for u in reversed(BINARY) if value % BINARY[u] == 0), None)
+            return f"{int(value // BINARY[unit])}{unit}" if unit else str(int(value))
+        return canonical_quantity(format(value.normalize(), "f")) if value else "0"
+    if suffix not in DECIMAL:  # an exponent stays one
+        return text
+    value = number * DECIMAL[suffix]
+    if not value:
+        return "0"
+    unit = next((u for u in reversed(DECIMAL) if value % DECIMAL[u] == 0), "n")
+    return f"{int((value / DECIMAL[unit]).to_integral_value(rounding='ROUND_UP'))}{unit}"
+
+
+def quantity(text: Any) -> Decimal:
+    """A quantity's value; ValueError for what is none."""
+    match = QUANTITY.fullmatch(str(text))
+    if not match:
+        raise ValueError(f"not a quantity: {text!r}")
+    suffix = match[2] or ""
+    if suffix in BINARY or suffix in DECIMAL:
+        return Decimal(match[1]) * (BINARY.get(suffix) or DECIMAL[suffix])
+    return Decimal(match[1] + suffix)
+
+
+# Defaults that depend on other fields.
+
+def default_before(kind: Kind, obj: Object) -> None:
+    """Before the schema's defaults."""
+    name, spec = str(kind), obj.get("spec") or {}
+    if name == "secrets" and "stringData" in obj:
+        data = obj.setdefault("data", {})
+        data.update({key: base64.b64encode(text.encode()).decode() for key, text in obj.pop("stringData").items()})
+    elif name == "jobs.batch" and spec.get("completions") is None and spec.get("parallelism") is None:
+        spec["completions"] = spec["parallelism"] = 1
+    elif name == "jobs.batch":
+        spec.setdefault("parallelism", 1)
+    if name == "jobs.batch" and "podFailurePolicy" not in spec:
+        spec.setdefault("podReplacementPolicy", "TerminatingOrFailed")
+    if name == "services" and spec.get("type") != "ExternalName":
+        spec.setdefault("internalTrafficPolicy", "Cluster")
+    if name == "services" and spec.get("type") in ("NodePort", "LoadBalancer"):
+        spec.setdefault("externalTrafficPolicy", "Cluster")
+
+
+def default_after(kind: Kind, obj: Object) -> None:
+    """After the schema's defaults."""
+    name, spec = str(kind), obj.get("spec") or {}
+    for pod_spec in _pod_specs(name, obj):
+        _default_pod(pod_spec)
+    if name == "pods":
+        _default_running_pod(spec)
+    elif name == "deployments.apps" and (spec.get("strategy") or {}).get("type") == "RollingUpdate":
+        rolling = spec["strategy"].setdefault("rollingUpdate", {})
+        rolling.setdefault("maxSurge", "25%")
+        rolling.setdefault("maxUnavailable", "25%")
+    elif name == "daemonsets.apps" and (spec.get("updateStrategy") or {}).get("type") == "RollingUpdate":
+        rolling = spec["updateStrategy"].setdefault("rollingUpdate", {})
+        rolling.setdefault("maxSurge", 0)
+        rolling.setdefault("maxUnavailable", 1)
+    elif name == "statefulsets.apps" and (spec.get("updateStrategy") or {}).get("type") == "RollingUpdate":
+        spec["updateStrategy"].setdefault("rollingUpdate", {}).setdefault("partition", 0)
+    elif name == "services":
+        for port in spec.get("ports") or ():
+            port.setdefault("targetPort", port.get("port"))
+    elif kind.group == "rbac.authorization.k8s.io":
+        for subject in obj.get("subjects") or ():
+            if subject.get("kind") in ("User", "Group"):
+                subject.setdefault("apiGroup", "rbac.authorization.k8s.io")
+
+
+def _pod_specs(name: str, obj: Object) -> Iterator[Object]:
+    """The pod specs in an object: a pod's own, or its template's."""
+    spec = obj.get("spec") or {}
+    if name == "pods":
+        yield spec
+    elif name == "cronjobs.batch":
+        yield ((spec.get("jobTemplate") or {}).get("spec") or {}).get("template", {}).get("spec") or {}
+    elif name in ("deployments.apps", "replicasets.apps", "statefulsets.apps", "daemonsets.apps", "jobs.batch"):
+        yield (spec.get("template") or {}).get("spec") or {}
+
+
+def _default_pod(spec: Object) -> None:
+    if spec.get("serviceAccountName"):
+        spec.setdefault("serviceAccount", spec["serviceAccountName"])
+    for container in [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]:
+        image = container.get("image", "")
+        tag = image.rpartition("/")[2].partition(":")[2]
+        container.setdefault("imagePullPolicy", "Always" if "@" not in image and tag in ("", "latest") else "IfNotPresent")
+        limits = (container.get("resources") or {}).get("limits") or {}
+        if limits:
+            requests = container["resources"].setdefault("requests", {})
+            for resource, amount in limits.items():
+                requests.setdefault(resource, amount)
+        if spec.get("hostNetwork"):
+            for port in container.get("ports") or ():
+                port.setdefault("hostPort", port.get("containerPort"))
+
+
+def _default_running_pod(spec: Object) -> None:
+    """What only pods get, not templates: in part from the admission plugins that every cluster runs."""
+    spec.setdefault("enableServiceLinks", True)
+    spec.setdefault("priority", 0)
+    spec.setdefault("preemptionPolicy", "PreemptLowerPriority")
+    spec.setdefault("serviceAccountName", "default")
+    spec.setdefault("serviceAccount", spec["serviceAccountName"])
+    tolerations = spec.get("tolerations") or []
+    for taint in NODE_FAILURE_TAINTS:
+        if not any(t.get("key", taint) == taint and t.get("effect", "NoExecute") == "NoExecute" for t in tolerations):
+            tolerations.append({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NOT_READY_SECONDS})
+    spec["tolerations"] = tolerations
+
+
+# Checks.
+
+def causes(kind: Kind, obj: Object, old: Object | None) -> list[Cause]:
+    """What is wrong with an object whose fields are of the right types."""
+    name, found = str(kind), []
+    for path, spec in zip(_pod_spec_paths(name), _pod_specs(name, obj), strict=True):
+        found += _pod_spec_causes(spec, path)
+    check = CHECKS.get(name)
+    return found + (check(obj, old) if check else [])
+
+
+def _pod_spec_paths(name: str) -> list[str]:
+    if name == "pods":
+        return ["spec"]
+    if name == "cronjobs.batch":
+        return ["spec.jobTemplate.spec.template.spec"]
+    return ["spec.template.spec"] if name in ("deployments.apps", "replicasets.apps", "statefulsets.apps", "daemonsets.apps",
+                                              "jobs.batch") else []
+
+
+def _pod_spec_causes(spec: Object, path: str) -> list[Cause]:
+    found, names = [], set()
+    volumes = {volume["name"] for volume in spec.get("volumes") or ()}
+    for where in ("initContainers", "containers"):
+        for index, container in enumerate(spec.get(where) or ()):
+            here, name = f"{path}.{where}[{index}]", container["name"]
+            if not LABEL.fullmatch(name):
+                found.append(Cause(f"{here}.name", f"Invalid value: {_json(name)}: {LABEL_TEXT}"))
+            if name in names:
+                found.append(Cause(f"{here}.name", f"Duplicate value: {_json(name)}", "FieldValueDuplicate"))
+            names.add(name)
+            if not container.get("image"):
+                found.append(Cause(f"{here}.image", "Required value", "FieldValueRequired"))
+            for position, mount in enumerate(container.get("volumeMounts") or ()):
+                if mount["name"] not in volumes:
+                    found.append(Cause(f"{here}.volumeMounts[{position}].name", f"Not found: {_json(mount['name'])}", "FieldValueNotFound"))
+            found += _resource_causes(container.get("resources") or {}, here)
+    return found
+
+
+def _resource_causes(resources: Object, here: str) -> list[Cause]:
+    limits = resources.get("limits") or {}
+    return [Cause(f"{here}.resources.requests",
+                  f"Invalid value: {_json(amount)}: must be less than or equal to {resource} limit of {limits[resource]}")
+            for resource, amount in (resources.get("requests") or {}).items() if resource in limits
+            and quantity(amount) > quantity(limits[resource])]
+
+
+def _pod(obj: Object, old: Object | None) -> list[Cause]:
+    if old is None:
+        return []
+    def fixed(spec: Object) -> Object:
+        kept = {key: value for key, value in spec.items()
+                if key not in ("activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "ephemeralContainers")}
+        for where in ("containers", "initContainers"):
+            kept[where] = [{key: value for key, value in container.items() if key != "image"} for container in spec.get(where) or ()]
+        return kept
+
+    return [Cause("spec", POD_UPDATE_TEXT, "FieldValueForbidden")] if fixed(obj.get("spec") or {}) != fixed(old.get("spec") or {}) else []
+
+
+def _config_map(obj: Object, old: Object | None) -> list[Cause]:
+    found = []
+    for part in ("data", "binaryData"):
+        found += [Cause(f"{part}[{key}]", f"Invalid value: {_json(key)}: {CONFIG_KEY_TEXT}") for key in obj.get(part) or ()
+                  if not CONFIG_KEY.fullmatch(key)]
+    if old and old.get("immutable"):
+        if not obj.get("immutable"):
+            found.append(Cause("immutable", "Forbidden: field is immutable when `immutable` is set", "FieldValueForbidden"))
+        found += [Cause(part, "Forbidden: field is immutable when `immutable` is set", "FieldValueForbidden") for part in ("data",
+                                                                                                                           "binaryData")
+                  if (obj.get(part) or {}) != (old.get(part) or {})]
+    return found
+
+
+def _secret(obj: Object, old: Object | None) -> list[Cause]:
+    found = _config_map(obj, old)
+    if old and obj.get("type") != old.get("type"):
+        found.append(_immutable("type", obj.get("type")))
+    return found
+
+
+def _workload(obj: Object, old: Object | None) -> list[Cause]:
+    """Deployments, replica sets, stateful sets, daemon sets."""
+    spec = obj.get("spec") or {}
+    selector = (spec.get("selector") or {}).get("matchLabels") or {}
+    labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
+    found = []
+    if not selector and not (spec.get("selector") or {}).get("matchExpressions"):
+        found.append(Cause("spec.selector",
+                           f"Invalid value: {_json(spec.get('selector') or {})}: empty selector is invalid for {obj.get('kind', '').lower()}"))
+    elif any(labels.get(key) != value for key, value in selector.items()):
+        found.append(Cause("spec.template.metadata.labels", f"Invalid value: {_json(labels)}: `selector` does not match template `labels`"))
+    if old and (old.get("spec") or {}).get("selector") != spec.get("selector"):
+        found.append(_immutable("spec.selector", spec.get("selector")))
+    return found
+
+
+def _job(obj: Object, old: Object | None) -> list[Cause]:
+    spec = obj.get("spec") or {}
+    found = []
+    policy = ((spec.get("template") or {}).get("spec") or {}).get("restartPolicy")
+    if policy not in ("Never", "OnFailure"):
+        found.append(Cause("spec.template.spec.restartPolicy", 'Required value: valid values: "OnFailure", "Never"', "FieldValueRequired"))
+    if old:
+        before = old.get("spec") or {}
+        found += [_immutable(f"spec.{key}", spec.get(key)) for key in ("selector", "template", "completions") if key in before
+                  and before[key] != spec.get(key)]
+    return found
+
+
+def _claim(obj: Object, old: Object | None) -> list[Cause]:
+    spec = obj.get("spec") or {}
+    requests = (spec.get("resources") or {}).get("requests") or {}
+    found = []
+    if not spec.get("accessModes"):
+        found.append(Cause("spec.accessModes", "Required value: at least 1 access mode is required", "FieldValueRequired"))
+    if "storage" not in requests:
+        found.append(Cause("spec.resources[storage]", "Required value", "FieldValueRequired"))
+    elif quantity(requests["storage"]) <= 0:
+        found.append(Cause("spec.resources[storage]", f"Invalid value: {_json(requests['storage'])}: must be greater than zero"))
+    if old:
+        before = old.get("spec") or {}
+        # Binding fills these two in; until then they may be set.
+        free = {"resources", "volumeAttributesClassName", *(key for key in ("volumeName", "storageClassName") if not before.get(key))}
+        if {k: v for k, v in spec.items() if k not in free} != {k: v for k, v in before.items() if k not in free}:
+            found.append(Cause("spec", "Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName "
+                               "for bound claims",
+                               "FieldValueForbidden"))
+        was = ((old.get("status") or {}).get("capacity") or {}).get("storage")
+        if was and "storage" in requests and quantity(requests["storage"]) < quantity(was):
+            found.append(Cause("spec.resources.requests.storage", "Forbidden: field can not be less than status.capacity",
+                               "FieldValueForbidden"))
+    return found
+
+
+def _volume(obj: Object, old: Object | None) -> list[Cause]:
+    spec = obj.get("spec") or {}
+    found = []
+    if not spec.get("accessModes"):
+        found.append(Cause("spec.accessModes", "Required value", "FieldValueRequired"))
+    if not spec.get("capacity"):
+        found.append(Cause("spec.capacity", "Required value", "FieldValueRequired"))
+    return found
+
+
+def _service(obj: Object, old: Object | None) -> list[Cause]:
+    spec = obj.get("spec") or {}
+    ports = spec.get("ports") or []
+    found = []
+    if not ports and spec.get("clusterIP") != "None" and spec.get("type") != "ExternalName":
+        found.append(Cause("spec.ports", "Required value", "FieldValueRequired"))
+    for index, port in enumerate(ports):
+        if len(ports) > 1 and not port.get("name"):
+            found.append(Cause(f"spec.ports[{index}].name", "Required value", "FieldValueRequired"))
+        if not 1 <= port["port"] <= 65535:
+            found.append(Cause(f"spec.ports[{index}].port", f"Invalid value: {port['port']}: must be between 1 and 65535, inclusive"))
+    was = ((old or {}).get("spec") or {}).get("clusterIP")
+    if was and spec.get("clusterIP") != was and spec.get("type") != "ExternalName":
+        found.append(_immutable("spec.clusterIP", spec.get("clusterIP") or ""))
+    return found
+
+
+def _budget(obj: Object, old: Object | None) -> list[Cause]:
+    spec = obj.get("spec") or {}
+    if "minAvailable" in spec and "maxUnavailable" in spec:
+        return [Cause("spec", f"Invalid value: {_json(spec)}: minAvailable and maxUnavailable cannot be both set")]
+    return []
+
+
+def _storage_class(obj: Object, old: Object | None) -> list[Cause]:
+    if old is None:
+        return []
+    found = [Cause(key, f"Forbidden: updates to {key} are forbidden.", "FieldValueForbidden") for key in ("parameters", "provisioner",
+                                                                                                          "reclaimPolicy")
+             if obj.get(key) != old.get(key)]
+    if obj.get("volumeBindingMode") != old.get("volumeBindingMode"):
+        found.append(_immutable("volumeBindingMode", obj.get("volumeBindingMode")))
+    return found
+
+
+def _role_binding(obj: Object, old: Object | None) -> list[Cause]:
+    if old and obj.get("roleRef") != old.get("roleRef"):
+        return [Cause("roleRef", f"Invalid value: {_json(obj.get('roleRef'))}: cannot change roleRef")]
+    return []
+
+
+def _immutable(path: str, value: Any) -> Cause:
+    return Cause(path, f"Invalid value: {_json(value)}: field is immutable")
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+CHECKS: dict[str, Callable[[Object, Object | None], list[Cause]]] = {
+    "pods": _pod, "configmaps": _config_map, "secrets": _secret, "persistentvolumeclaims": _claim, "persistentvolumes": _volume,
+                                                                     "services": _service,
+    "deployments.apps": _workload, "replicasets.apps": _workload, "statefulsets.apps": _workload, "daemonsets.apps": _workload,
+                                                                     "jobs.batch": _job,
+    "poddisruptionbudgets.policy": _budget, "storageclasses.storage.k8s.io": _storage_class,
+                                                                     "rolebindings.rbac.authorization.k8s.io": _role_binding,
+    "clusterrolebindings.rbac.authorization.k8s.io": _role_binding}

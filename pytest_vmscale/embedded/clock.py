@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+
+log = logging.getLogger(__name__)
 
 # Object timestamps lie this far behind the wall at the start: cluster time runs ahead, and a client that
 # computes an age from its own clock must not meet a creationTimestamp from the future.
@@ -49,6 +52,10 @@ class SimClock:
         """RFC 3339 with microseconds, as Kubernetes writes metav1.MicroTime."""
         moment = datetime.fromtimestamp(self.epoch + (self.now() if at is None else at), UTC)
         return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+    def parse(self, timestamp: str) -> float:
+        """Seconds of cluster time since the start, of an object's RFC 3339 time stamp."""
+        return datetime.fromisoformat(timestamp).timestamp() - self.epoch
 
     def set_speed(self, speed: float) -> None:
         """Go on from the same cluster time at another speed."""
@@ -91,5 +98,9 @@ class SimClock:
         self._handle = None
         now = self.now()
         while self._timers and self._timers[0][0] <= now:
-            heapq.heappop(self._timers)[2]()
+            callback = heapq.heappop(self._timers)[2]
+            try:
+                callback()
+            except Exception:  # one timer's failure must not stop the cluster's time
+                log.exception("a timer's callback failed")
         self._arm()

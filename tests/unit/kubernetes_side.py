@@ -32,6 +32,7 @@ class StandIn:
         self.random = random.Random(1)
         self.hosts = Hosts()
         self.workers = workers
+        self.ca_certificate = "-----BEGIN CERTIFICATE-----"
 
     def get(self, plural: str, name: str, namespace: str = "ns") -> Any:
         kind = self.resources.kind(plural)

@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from .bootstrap import Bootstrap
+from .deployments import Deployments
+from .disruption import Disruption
 from .events import EventExpiry
+from .garbage import GarbageCollector
+from .jobs import Jobs
 from .kubelet import Kubelet
+from .namespaces import Namespaces
 from .nodes import NodeLifecycle, Nodes
 from .scheduler import Scheduler
+from .sets import DaemonSets, StatefulSets
+from .volumes import Volumes
+from .workloads import ReplicaSets
 
 # The Kubernetes side, in the order in which it is to be started.
-KUBERNETES_CONTROLLERS: tuple[type[Any], ...] = (Nodes, Bootstrap, NodeLifecycle, Scheduler, Kubelet, EventExpiry)
+KUBERNETES_CONTROLLERS: tuple[type[Any], ...] = (
+    Nodes, Bootstrap, NodeLifecycle, Namespaces, Scheduler, Kubelet, Volumes, ReplicaSets, Deployments, DaemonSets, StatefulSets, Jobs,
+    Disruption, GarbageCollector, EventExpiry)

@@ -28,6 +28,7 @@ class Cluster(Protocol):
     random: Random
     hosts: Hosts
     workers: int
+    ca_certificate: str  # PEM, for kube-root-ca.crt
 
 
 _last: tuple[Entry | None, Object] = (None, {})
@@ -215,6 +216,44 @@ class PodsByNode:
         if change.type == "DELETED":  # a pod never changes its node
             self._by_node.get(change.new.selectable["spec.nodeName"], set()).discard(change.key)
         else:
+            self._add(change.new)
+
+
+class PodsByLabel:
+    """Which pods have each label, so that a selector looks at few of them. Kept up to date by a watch."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources, self._kind = resources, resources.kind("pods")
+        self._by_label: dict[tuple[str, str, str], set[Key]] = {}
+        resources.watch(self._kind, self._changed)
+        for entry in resources.store.entries(self._kind):
+            self._add(entry)
+
+    def matching(self, namespace: str, selector: Object | None) -> list[Object]:
+        """The namespace's pods that the selector finds, own copies, in the order of their names."""
+        if selector is None:
+            return []
+        groups = [self._by_label.get((namespace, *label), set()) for label in (selector.get("matchLabels") or {}).items()]
+        store = self._resources.store
+        entries = ([entry for key in sorted(min(groups, key=len)) if (entry := store.entry(self._kind, *key))] if groups
+                   else store.entries(self._kind, namespace))
+        return [entry.obj for entry in entries if selects(selector, entry.labels)]
+
+    def _add(self, entry: Entry) -> None:
+        for label in entry.labels.items():
+            self._by_label.setdefault((entry.key[0], *label), set()).add(entry.key)
+
+    def _drop(self, entry: Entry) -> None:
+        for label in entry.labels.items():
+            keys = self._by_label.get((entry.key[0], *label), set())
+            keys.discard(entry.key)
+            if not keys:
+                self._by_label.pop((entry.key[0], *label), None)
+
+    def _changed(self, change: Change) -> None:
+        if change.old is not None and (change.type == "DELETED" or change.old.labels != change.new.labels):
+            self._drop(change.old)
+        if change.type != "DELETED":
             self._add(change.new)
 
 

@@ -98,6 +98,8 @@ class Kubelet:
         if machine is None:
             addresses = 2 ** (32 - int(self._timing.pod_subnet_prefix))
             machine = Machine(name, int(POD_NETWORK.network_address) + len(self._machines) * addresses)
+            node = self._resources.find(self._nodes, "", name)
+            machine.images = {each: 0.0 for image in (node or {}).get("status", {}).get("images") or () for each in image["names"]}
             self._machines[name] = machine
         return machine
 

@@ -1,0 +1,211 @@
+"""OpenAPI v3: what kubectl reads before it creates, applies, diffs, replaces or explains.
+
+A document per group and version, made and encoded when first asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from .kinds import Kind, Kinds
+from .schema import MISSING, Node, schema_of
+
+Spec = dict[str, Any]
+APPLY, JSON_PATCH, MERGE, STRATEGIC = ("application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json",
+                                       "application/strategic-merge-patch+json")
+# Fields whose list keys are for server-side apply alone: strategic merge patches replace these lists.
+NOT_MERGED = ("claims", "resources", "bindMountOptions")
+# Strategic merge patches of these drop the fields that the patch does not name.
+RETAIN_KEYS = {"volumes": "merge,retainKeys", "resourceClaims": "merge,retainKeys", "strategy": "retainKeys"}
+CONSTRAINTS = ("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "enum")
+
+
+@functools.cache
+def documents(kinds: Kinds) -> Documents:
+    """The documents by path: openapi/v3, openapi/v3/api/v1, openapi/v3/apis/GROUP/VERSION."""
+    return Documents(kinds)
+
+
+class Documents(Mapping[str, bytes]):
+    """Encoded documents. Iterating, or the index, makes none of the others."""
+
+    def __init__(self, kinds: Kinds) -> None:
+        self._by_path: dict[str, list[tuple[Kind, str]]] = {}
+        for kind in kinds.all:
+            for version in (kind.version, *kind.also_served):
+                self._by_path.setdefault(f"openapi/v3/{_root(kind, version)[1:]}", []).append((kind, version))
+        self._made: dict[str, bytes] = {}
+
+    def __getitem__(self, path: str) -> bytes:
+        if path not in self._made:
+            self._made[path] = orjson.dumps(self._index() if path == "openapi/v3" else _document(self._by_path[path]))
+        return self._made[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["openapi/v3", *self._by_path])
+
+    def __len__(self) -> int:
+        return len(self._by_path) + 1
+
+    def _index(self) -> Spec:
+        """The hash names the document's version, by which clients cache it: here, what is served is fixed, so its names will do."""
+        def url(path: str) -> str:
+            digest = hashlib.sha256(repr([(str(kind), version) for kind, version in self._by_path[path]]).encode()).hexdigest()
+            return f"/{path}?hash={digest.upper()}"
+
+        return {"paths": {path.removeprefix("openapi/v3/"): {"serverRelativeURL": url(path)} for path in self._by_path}}
+
+
+def _root(kind: Kind, version: str) -> str:
+    return f"/apis/{kind.group}/{version}" if kind.group else f"/api/{version}"
+
+
+def _document(kinds: list[tuple[Kind, str]]) -> Spec:
+    components = Components()
+    paths: Spec = {}
+    for kind, version in kinds:
+        paths.update(_paths(kind, version, components.root(kind, version)))
+    return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "unversioned"}, "paths": paths,
+            "components": {"schemas": dict(sorted(components.schemas.items()))}}
+
+
+# Paths.
+
+def _paths(kind: Kind, version: str, reference: Spec) -> Spec:
+    collection = f"{_root(kind, version)}{'/namespaces/{namespace}' if kind.namespaced else ''}/{kind.plural}"
+    found = {collection: {"get": _operation(kind, version, "list"), "post": _operation(kind, version, "post", reference),
+                          "delete": _operation(kind, version, "deletecollection"), "parameters": _path_parameters(kind, named=False)}}
+    if kind.namespaced:
+        found[f"{_root(kind, version)}/{kind.plural}"] = {"get": _operation(kind, version, "list"), "parameters": []}
+    for path in (f"{collection}/{{name}}", *([f"{collection}/{{name}}/status"] if kind.status else [])):
+        found[path] = {"get": _operation(kind, version, "get"), "put": _operation(kind, version, "put", reference),
+                       "patch": _operation(kind, version, "patch"), "parameters": _path_parameters(kind, named=True)}
+    found[f"{collection}/{{name}}"]["delete"] = _operation(kind, version, "delete")
+    return found
+
+
+def _path_parameters(kind: Kind, *, named: bool) -> list[Spec]:
+    names = (["name"] if named else []) + (["namespace"] if kind.namespaced else [])
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string", "uniqueItems": True}} for name in names]
+
+
+def _operation(kind: Kind, version: str, action: str, reference: Spec | None = None) -> Spec:
+    names = {"list": "limit continue labelSelector fieldSelector resourceVersion resourceVersionMatch timeoutSeconds watch allowWatchBookmarks "
+                     "sendInitialEvents",
+             "deletecollection": "dryRun gracePeriodSeconds propagationPolicy labelSelector fieldSelector limit continue",
+             "delete": "dryRun gracePeriodSeconds propagationPolicy", "post": "dryRun fieldManager fieldValidation",
+             "put": "dryRun fieldManager fieldValidation", "patch": "dryRun fieldManager fieldValidation force"}.get(action, "").split()
+    types = {"limit": "integer", "timeoutSeconds": "integer", "gracePeriodSeconds": "integer", "watch": "boolean",
+             "allowWatchBookmarks": "boolean",
+             "sendInitialEvents": "boolean", "force": "boolean"}
+    operation: Spec = {
+        "operationId": f"{action}_{kind.group}_{version}_{kind.plural}",
+        "parameters": [{"name": name, "in": "query", "schema": {"type": types.get(name, "string"), "uniqueItems": True}} for name in names],
+        "responses": {"200": {"description": "OK"}}, "x-kubernetes-action": action,
+        "x-kubernetes-group-version-kind": {"group": kind.group, "version": version, "kind": kind.kind}}
+    if action == "patch":
+        media = (APPLY, JSON_PATCH, MERGE) if kind.custom else (APPLY, JSON_PATCH, MERGE, STRATEGIC)
+        operation["requestBody"] = {"required": True, "content": {each: {"schema": {"type": "object"}} for each in media}}
+    elif reference is not None:
+        operation["requestBody"] = {"required": True, "content": {each: {"schema": reference} for each in ("application/json",
+                                                                                                           "application/yaml")}}
+    return operation
+
+
+# Schemas.
+
+class Components:
+    """components.schemas of one document: the kinds, and the shared types that they refer to."""
+
+    def __init__(self) -> None:
+        self.schemas: Spec = {}
+        self._names: dict[int, str] = {}  # by the identity of a type's fields, which its variants share
+
+    def root(self, kind: Kind, version: str) -> Spec:
+        """A kind's own schema; returns the reference to it."""
+        name = ".".join([*reversed(kind.group.split(".")), version,
+                         kind.kind]) if kind.custom else f"io.k8s.api.{kind.group or 'core'}.{version}.{kind.kind}"
+        node = schema_of(kind)
+        schema = self._object(node, kind.custom)
+        if node.description:
+            schema["description"] = node.description
+        schema["x-kubernetes-group-version-kind"] = [{"group": kind.group, "version": version, "kind": kind.kind}]
+        self.schemas[name] = schema
+        return {"$ref": f"#/components/schemas/{name}"}
+
+    def _schema(self, node: Node, custom: bool, field: str = "") -> Spec:
+        about: Spec = {"description": node.description} if node.description else {}
+        if node.default is not MISSING:
+            about["default"] = node.default
+        if node.nullable:
+            about["nullable"] = True
+        if node.type == "object" and node.name:
+            reference = {"$ref": f"#/components/schemas/{self._component(node, custom)}"}
+            if field in RETAIN_KEYS and not custom:
+                about["x-kubernetes-patch-strategy"] = RETAIN_KEYS[field]
+            return {"allOf": [reference], **about} if about else reference
+        if node.type == "object":
+            return {**self._object(node, custom), **about}
+        if node.type == "array":
+            return {**self._array(node, custom, field), **about}
+        if node.type == "any":
+            return {"type": "object", **({"x-kubernetes-preserve-unknown-fields": True} if custom else {}), **about}
+        return {**_scalar(node, custom), **about}
+
+    def _component(self, node: Node, custom: bool) -> str:
+        key = id(node.fields)
+        if key not in self._names:
+            name = f"io.k8s.api.{node.name}" if not custom else node.name
+            while name in self._names.values():  # another type of that name: of another group's schemas
+                name += "_"
+            self._names[key] = name
+            self.schemas[name] = {}  # before its fields: types may refer to themselves
+            self.schemas[name] = self._object(node, custom)
+        return self._names[key]
+
+    def _object(self, node: Node, custom: bool) -> Spec:
+        schema: Spec = {"type": "object"}
+        if node.values is not None:
+            schema["additionalProperties"] = self._schema(node.values, custom)
+        elif node.fields:
+            schema["properties"] = {name: self._schema(child, custom, name) for name, child in sorted(node.fields.items())}
+        if node.required:
+            schema["required"] = list(node.required)
+        if node.open:
+            schema["x-kubernetes-preserve-unknown-fields"] = True
+        if node.atomic:
+            schema["x-kubernetes-map-type"] = "atomic"
+        return schema
+
+    def _array(self, node: Node, custom: bool, field: str) -> Spec:
+        schema: Spec = {"type": "array", "items": self._schema(node.items, custom) if node.items else {},
+                        "x-kubernetes-list-type": node.list_type,
+                        **_constraints(node)}
+        if node.keys:
+            schema["x-kubernetes-list-map-keys"] = list(node.keys)
+            if not custom and field not in NOT_MERGED:
+                schema |= {"x-kubernetes-patch-merge-key": node.keys[0], "x-kubernetes-patch-strategy": RETAIN_KEYS.get(field, "merge")}
+        elif field == "finalizers" and not custom:
+            schema["x-kubernetes-patch-strategy"] = "merge"
+        return schema
+
+
+def _scalar(node: Node, custom: bool) -> Spec:
+    if node.type != "intOrString":
+        return {"type": node.type, **({"format": node.format} if node.format else {}), **({"pattern": node.pattern_text}
+                                                                                          if node.pattern_text else {}),
+                **_constraints(node)}
+    if not custom:
+        return {"type": "string"} if node.format == "quantity" else {"format": "int-or-string", "oneOf": [{"type": "integer"},
+                                                                                                          {"type": "string"}]}
+    return {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True,
+            **({"pattern": node.pattern_text} if node.pattern_text else {})}
+
+
+def _constraints(node: Node) -> Spec:
+    return {name: getattr(node, name) for name in CONSTRAINTS if getattr(node, name) is not None}

@@ -49,8 +49,8 @@ def _object(model: Any) -> Node:
     if model in _built:
         return _built[model]
     name = VERSION_PREFIX.sub("", model.__name__)
-    node = _built[model] = Node("object", name=name, description=(model.__doc__
-                                                                  or "").strip())  # known before its fields: types may refer to themselves
+    # Known before its fields are: types may refer to themselves.
+    node = _built[model] = Node("object", name=name, description=(model.__doc__ or "").partition("\n\n    Attributes:")[0].strip())
     add = _additions()
     node.atomic = name in add["atomic_types"]
     not_required = add["not_required"].get(name, ())

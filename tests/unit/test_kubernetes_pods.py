@@ -10,6 +10,7 @@ from pytest_vmscale.embedded.controllers.kubelet import Kubelet
 from pytest_vmscale.embedded.controllers.nodes import NodeLifecycle, Nodes
 from pytest_vmscale.embedded.controllers.scheduler import Scheduler
 from pytest_vmscale.embedded.faults import Fault
+
 from .kubernetes_side import StandIn, running
 
 MASTER_TAINT = "3 node(s) had taint {node-role.kubernetes.io/master: }, that the pod didn't tolerate"

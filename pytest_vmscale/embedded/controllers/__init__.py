@@ -1,9 +1,10 @@
-"""The controllers. Each is a class `X(cluster)` with `start()` and `async stop()`."""
+"""The controllers. Each is a class `X(cluster)` with `start()` and `async stop()`; some have `serve(server)`, to take part in requests."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from .admission import Admission
 from .bootstrap import Bootstrap
 from .deployments import Deployments
 from .disruption import Disruption
@@ -21,4 +22,4 @@ from .workloads import ReplicaSets
 # The Kubernetes side, in the order in which it is to be started.
 KUBERNETES_CONTROLLERS: tuple[type[Any], ...] = (
     Nodes, Bootstrap, NodeLifecycle, Namespaces, Scheduler, Kubelet, Volumes, ReplicaSets, Deployments, DaemonSets, StatefulSets, Jobs,
-    Disruption, GarbageCollector, EventExpiry)
+    Admission, Disruption, GarbageCollector, EventExpiry)

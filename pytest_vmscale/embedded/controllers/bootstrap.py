@@ -62,7 +62,7 @@ class Bootstrap:
             names["shortNames"] = list(kind.short_names)
         if kind.categories:
             names["categories"] = list(kind.categories)
-        subresources = {**({"status": {}} if kind.status else {})}
+        subresources: dict[str, Any] = {"status": {}} if kind.status else {}
         versions = []
         for version in (kind.version, *kind.also_served):
             entry: dict[str, Any] = {"name": version, "served": True, "storage": version == kind.version,

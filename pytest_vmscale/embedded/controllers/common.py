@@ -233,9 +233,10 @@ class PodsByLabel:
         """The namespace's pods that the selector finds, own copies, in the order of their names."""
         if selector is None:
             return []
-        groups = [self._by_label.get((namespace, *label), set()) for label in (selector.get("matchLabels") or {}).items()]
+        wanted: dict[str, str] = selector.get("matchLabels") or {}
+        groups: list[set[Key]] = [self._by_label.get((namespace, *label), set()) for label in wanted.items()]
         store = self._resources.store
-        entries = ([entry for key in sorted(min(groups, key=len)) if (entry := store.entry(self._kind, *key))] if groups
+        entries = ([entry for key in sorted(min(groups, key=lambda keys: len(keys))) if (entry := store.entry(self._kind, *key))] if groups
                    else store.entries(self._kind, namespace))
         return [entry.obj for entry in entries if selects(selector, entry.labels)]
 

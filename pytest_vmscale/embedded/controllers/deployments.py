@@ -29,7 +29,7 @@ def bounds(strategy: Object, replicas: int) -> tuple[int, int]:
 
 def plain_template(replica_set: Object) -> Object:
     """Its pod template, as the Deployment's was: without the hash."""
-    template = copy.deepcopy(replica_set["spec"]["template"])
+    template: Object = copy.deepcopy(replica_set["spec"]["template"])
     template["metadata"]["labels"].pop(HASH, None)
     return template
 
@@ -88,7 +88,8 @@ class Deployments(Workload):
             first = replicas if not owned else min(replicas, max(0, replicas + surge - sum(map(wanted, owned))))
             if (obj["spec"].get("strategy") or {}).get("type") == "Recreate" and any(map(wanted, owned)):
                 first = 0
-            annotations = {key: value for key, value in (obj["metadata"].get("annotations") or {}).items() if not key.startswith("kubectl.kubernetes.io/")}
+            annotations = {key: value for key, value in (obj["metadata"].get("annotations") or {}).items()
+                           if not key.startswith("kubectl.kubernetes.io/")}
             await self._tokens.take()
             new = self._resources.create(self._child_kind, {
                 "metadata": {"name": f"{obj['metadata']['name']}-{name}", "namespace": obj["metadata"]["namespace"], "labels": labels,
@@ -98,15 +99,20 @@ class Deployments(Workload):
                          **({"minReadySeconds": obj["spec"]["minReadySeconds"]} if obj["spec"].get("minReadySeconds") else {})},
                 "status": {"replicas": 0}})
             if first:
-                self._scaled(obj, new, "up", 0, first)
+                self._scaled(obj, new, "up", first)
         elif revision(new) < latest:
-            self._resources.modify(self._child_kind, *key_of(new), lambda each: each["metadata"].setdefault("annotations", {}).update({REVISION: str(latest)}))
-        number = str(revision(self._resources.get(self._child_kind, *key_of(new))))
-        self._resources.modify(self._kind, *key_of(obj), lambda each: each["metadata"].setdefault("annotations", {}).update({REVISION: number}))
-        return self._resources.get(self._child_kind, *key_of(new))
+            new = self._resources.modify(self._child_kind, *key_of(new), lambda each: self._annotate(each, REVISION, str(latest))) or new
+        number = str(revision(new))
+        self._resources.modify(self._kind, *key_of(obj), lambda each: self._annotate(each, REVISION, number))
+        return new
 
-    def _scaled(self, obj: Object, replica_set: Object, way: str, before: int, after: int) -> None:
-        self._events.event(obj, "Normal", "ScalingReplicaSet", f"Scaled {way} replica set {replica_set['metadata']['name']} to {after}", self.component)
+    @staticmethod
+    def _annotate(obj: Object, name: str, value: str) -> None:
+        obj["metadata"].setdefault("annotations", {})[name] = value
+
+    def _scaled(self, obj: Object, replica_set: Object, way: str, after: int) -> None:
+        name = replica_set["metadata"]["name"]
+        self._events.event(obj, "Normal", "ScalingReplicaSet", f"Scaled {way} replica set {name} to {after}", self.component)
 
     async def _scale(self, obj: Object, replica_set: Object, replicas: int) -> None:
         before, desired = wanted(replica_set), int(obj["spec"].get("replicas", 1))
@@ -120,7 +126,7 @@ class Deployments(Workload):
         self._resources.modify(self._child_kind, *key_of(replica_set), change)
         replica_set["spec"]["replicas"] = replicas
         if replicas != before:
-            self._scaled(obj, replica_set, "up" if replicas > before else "down", before, replicas)
+            self._scaled(obj, replica_set, "up" if replicas > before else "down", replicas)
 
     @staticmethod
     def _is_scaling(obj: Object, owned: list[Object]) -> bool:
@@ -191,8 +197,8 @@ class Deployments(Workload):
         desired = int(obj["spec"].get("replicas", 1))
         total, available = count(owned, "replicas"), count(owned, "availableReplicas")
         updated = count([new] if new else [], "replicas")
-        counts = {"replicas": total, "updatedReplicas": updated, "readyReplicas": count(owned, "readyReplicas"), "availableReplicas": available,
-                  "unavailableReplicas": max(0, sum(map(wanted, owned)) - available)}
+        counts = {"replicas": total, "updatedReplicas": updated, "readyReplicas": count(owned, "readyReplicas"),
+                  "availableReplicas": available, "unavailableReplicas": max(0, sum(map(wanted, owned)) - available)}
         _, unavailable = bounds(obj["spec"].get("strategy") or {}, desired)
         enough, complete = available >= desired - min(unavailable, desired), updated == total == available == desired
         self._resources.modify(self._kind, *key_of(obj), lambda each: self._change_status(each, new, counts, enough, complete), subresource="status")
@@ -236,4 +242,6 @@ class Deployments(Workload):
             return True
         limit = obj["spec"].get("progressDeadlineSeconds")
         since = progressing.get("lastUpdateTime")
-        return progressing["reason"] != "NewReplicaSetAvailable" and bool(limit) and bool(since) and self._clock.now() - self._clock.parse(since) > limit
+        if progressing["reason"] == "NewReplicaSetAvailable" or not limit or not since:
+            return False
+        return self._clock.now() - self._clock.parse(since) > float(limit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -14,6 +15,9 @@ from ..api.store import Change, Object
 from ..queue import Workers
 from .common import Cluster, PodsByLabel, controller_of, selects, set_condition
 from .pods import is_finished, is_ready
+
+if TYPE_CHECKING:
+    from ..api.server import ApiServer
 
 EvictionHook = Callable[[Object, bool], None]  # the pod, and whether it is a dry run; may raise ApiError
 
@@ -26,13 +30,18 @@ def share(amount: int | str, of: int) -> int:
 
 
 class Disruption:
-    """The disruption controller: how many pods of each budget may go."""
+    """The disruption controller: how many pods of each budget may go. `evictions` serves the eviction subresource."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._resources, self._clock = cluster.resources, cluster.clock
         self._budgets = self._resources.kind("poddisruptionbudgets")
         self._pods = PodsByLabel(self._resources)
+        self.evictions = Evictions(self._resources, self._clock.timestamp)
         self._workers = Workers("disruption", self._clock, 1, self._reconcile)
+
+    def serve(self, server: ApiServer) -> None:
+        server.add_subresource("", "v1", "pods", "eviction", {"POST"}, self.evictions.handle,
+                               discovery={"kind": "Eviction", "group": "policy", "version": "v1"})
 
     def start(self) -> None:
         self._resources.watch(self._budgets, lambda change: self._workers.queue.add(change.key))
@@ -123,7 +132,6 @@ class Evictions:
         self.hooks: list[EvictionHook] = []
 
     async def handle(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
-        """For ApiServer.add_subresource("", "v1", "pods", "eviction", {"POST"}, ...)."""
         body = await read_object(request, "Eviction")
         options = body.get("deleteOptions") or {}
         dry_run = bool(request.query.get("dryRun") or options.get("dryRun"))

@@ -79,9 +79,8 @@ class Kubelet:
         if not change.new.selectable["spec.nodeName"]:
             return
         pod = self._pods.get(change.key)
-        # Of a running pod only two changes matter here: its readiness gates, and that it is being deleted.
-        if pod is not None and change.type == "MODIFIED" and pod.stage in ("starting", "stopping") and "deletionTimestamp" not in decoded(change.new)["metadata"]:
-            return
+        if pod is not None and change.type == "MODIFIED" and pod.stage == "starting" and "deletionTimestamp" not in decoded(change.new)["metadata"]:
+            return  # its own first status
         self._workers.queue.add(change.key)
 
     def _vmi_changed(self, change: Change) -> None:
@@ -195,15 +194,18 @@ class Kubelet:
         status.setdefault("startTime", now)
         status["hostIP"] = self._host_ip(known.node)
         initial = spec.get("initContainers") or []
-        set_condition(status, "Initialized", "False" if initial else "True", now, "ContainersNotInitialized" if initial else "",
-                      f"containers with incomplete status: [{' '.join(each['name'] for each in initial)}]" if initial else "", lastProbeTime=None)
+        if initial:
+            names = " ".join(each["name"] for each in initial)
+            set_condition(status, "Initialized", "False", now, "ContainersNotInitialized", f"containers with incomplete status: [{names}]", lastProbeTime=None)
+        else:
+            set_condition(status, "Initialized", "True", now, lastProbeTime=None)
         set_condition(status, "PodReadyToStartContainers", "False", now, lastProbeTime=None)
         set_condition(status, "PodScheduled", "True", now, lastProbeTime=None)
         waiting = {"waiting": {"reason": "PodInitializing" if initial else "ContainerCreating"}}
         restarts = {each["name"]: each["restartCount"] for each in status.get("containerStatuses") or ()}
-        status["containerStatuses"] = [container_status(each, waiting, False, False, restarts.get(each["name"], 0)) for each in spec["containers"]]
+        status["containerStatuses"] = [container_status(each, waiting, restarts.get(each["name"], 0)) for each in spec["containers"]]
         if initial:
-            status["initContainerStatuses"] = [container_status(each, waiting, False, False) for each in initial]
+            status["initContainerStatuses"] = [container_status(each, waiting) for each in initial]
         status["phase"] = "Pending"
         set_readiness(pod, now)
         sort_conditions(status)
@@ -213,8 +215,8 @@ class Kubelet:
         else:
             address = self._address(machine)
             if address is None:
-                self._events.event(pod, "Warning", "FailedCreatePodSandBox", "Failed to create pod sandbox: no IP addresses available in range set",
-                                   self.COMPONENT, known.node)
+                message = "Failed to create pod sandbox: no IP addresses available in range set"
+                self._events.event(pod, "Warning", "FailedCreatePodSandBox", message, self.COMPONENT, known.node)
                 self._clock.call_later(self._timing.sandbox_retry_seconds, lambda: self._create(known))
                 return
             known.ip = address
@@ -260,9 +262,11 @@ class Kubelet:
                         imageID=self._image_id(container), containerID=self._container_id())
         for each in status.get("initContainerStatuses") or ():
             container = next(c for c in spec["initContainers"] if c["name"] == each["name"])
-            done = {"terminated": {"containerID": self._container_id(), "exitCode": 0, "finishedAt": now, "reason": "Completed", "startedAt": now}}
             sidecar = container.get("restartPolicy") == "Always"
-            each.update(state={"running": {"startedAt": now}} if sidecar else done, ready=True, started=sidecar, imageID=self._image_id(container))
+            each.update(state={"running": {"startedAt": now}}, containerID=self._container_id(), imageID=self._image_id(container))
+            if not sidecar:
+                self._terminate(each, 0, now)
+            each.update(ready=True, started=sidecar)
         set_condition(status, "Initialized", "True", now, lastProbeTime=None)
         set_condition(status, "PodReadyToStartContainers", "True", now, lastProbeTime=None)
         set_readiness(pod, now)
@@ -313,10 +317,11 @@ class Kubelet:
         status = next(each for each in pod["status"]["containerStatuses"] if each["name"] == container)
         self._terminate(status, code, now)
         if policy == "Always" or (policy == "OnFailure" and code):
-            backoff = min(self._timing.restart_backoff_most_seconds, self._timing.restart_backoff_first_seconds * 2.0 ** min(status["restartCount"], 10))
+            backoff = min(self._timing.restart_backoff_most_seconds,
+                          self._timing.restart_backoff_first_seconds * 2.0 ** min(status["restartCount"], 10))
             status["lastState"] = status["state"]
-            status["state"] = {"waiting": {"reason": "CrashLoopBackOff", "message": f"back-off {backoff:.0f}s restarting failed container={container} "
-                                           f"pod={known.key[1]}_{known.key[0]}({known.uid})"}}
+            message = f"back-off {backoff:.0f}s restarting failed container={container} pod={known.key[1]}_{known.key[0]}({known.uid})"
+            status["state"] = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
             self._events.event(pod, "Warning", "BackOff", "Back-off restarting failed container", self.COMPONENT, known.node)
             self._clock.call_later(backoff, lambda: self._restart(known, container, code))
         self._finish_if_all_ended(pod, now)
@@ -347,12 +352,13 @@ class Kubelet:
             return
         now = self._clock.timestamp()
         status = next(each for each in pod["status"]["containerStatuses"] if each["name"] == container)
-        status.update(ready=True, started=True, restartCount=status["restartCount"] + 1, containerID=self._container_id(), state={"running": {"startedAt": now}})
+        status.update(ready=True, started=True, restartCount=status["restartCount"] + 1, containerID=self._container_id(),
+                      state={"running": {"startedAt": now}})
         set_readiness(pod, now)
         pod = self._resources.update(self._kind, pod, subresource="status")
         spec = next(each for each in pod["spec"]["containers"] if each["name"] == container)
-        end = ending(spec, False, self._timing.job_container_seconds)
-        self._clock.call_later(end[0] if end else self._timing.job_container_seconds, lambda: self._ended(known, container, end[1] if end else code))
+        seconds, code = ending(spec, False, self._timing.job_container_seconds) or (self._timing.job_container_seconds, code)
+        self._clock.call_later(seconds, lambda: self._ended(known, container, code))
 
     def _exited(self, namespace: str, name: str, code: int) -> None:
         """All containers have ended by themselves."""

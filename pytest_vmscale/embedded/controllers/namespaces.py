@@ -14,9 +14,8 @@ class Namespaces:
     """Service accounts and CA bundles for new namespaces; deletion of all content, then of the namespace itself."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._resources, self._clock = cluster.resources, cluster.clock
+        self._cluster, self._resources, self._clock = cluster, cluster.resources, cluster.clock
         self._timing = cluster.timing.kubernetes
-        self._ca = cluster.ca_certificate
         self._kind = self._resources.kind("namespaces")
         self._workers = Workers("namespaces", self._clock, self._timing.namespace_workers, self._reconcile)
 
@@ -58,7 +57,7 @@ class Namespaces:
             text = ("Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal "
                     "service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.")
             self._resources.create(maps, {"metadata": {"name": "kube-root-ca.crt", "namespace": name, "annotations": {"kubernetes.io/description": text}},
-                                          "data": {"ca.crt": self._ca}})
+                                          "data": {"ca.crt": self._cluster.ca_certificate}})
 
     def _empty(self, name: str) -> None:
         """Ask for the deletion of everything once; what is held by finalizers or grace periods is looked at again later."""

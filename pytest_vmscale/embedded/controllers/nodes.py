@@ -67,8 +67,9 @@ class Nodes:
             first = ipaddress.ip_address(pool["first_ip"])
             for index in range(count):
                 name = pool["names"]["format"].format(index=index)
-                node = fill(pool["object"], {"name": name, "ip": str(first + index), "now": self._clock.timestamp(), "boot_id": self._uuid(),
-                                             "machine_id": uuid.UUID(self._uuid()).hex, "system_uuid": self._uuid()})
+                node = fill(pool["object"], {
+                    "name": name, "ip": str(first + index), "now": self._clock.timestamp(), "boot_id": self._uuid(),
+                    "machine_id": uuid.UUID(self._uuid()).hex, "system_uuid": self._uuid()})
                 self._cluster.hosts.machines.add(name)
                 node["status"]["images"] = document["images"]
                 self._set_conditions(node)
@@ -230,8 +231,8 @@ class NodeLifecycle:
         key = None
         if ready is not None and ready["status"] != "True":
             key = TAINT_UNREACHABLE if ready["status"] == "Unknown" else TAINT_NOT_READY
-        for effect in ("NoSchedule", "NoExecute") if key else ():
-            taints.append({"key": key, "effect": effect, "timeAdded": self._clock.timestamp()} if effect == "NoExecute" else {"key": key, "effect": effect})
+        if key:
+            taints = [{"key": key, "effect": "NoSchedule"}, {"key": key, "effect": "NoExecute", "timeAdded": self._clock.timestamp()}]
         if node["spec"].get("unschedulable"):
             taints.append({**TAINT_UNSCHEDULABLE, "timeAdded": self._clock.timestamp()})
         return taints
@@ -255,7 +256,8 @@ class NodeLifecycle:
             if until is None:
                 continue
             if until <= now:
-                self._events.event(pod, "Normal", "TaintManagerEviction", f"Marking for deletion Pod {key[0]}/{key[1]}", "taint-eviction-controller")
+                message = f"Marking for deletion Pod {key[0]}/{key[1]}"
+                self._events.event(pod, "Normal", "TaintManagerEviction", message, "taint-eviction-controller")
                 self._resources.delete(self._pods, *key)
             else:
                 later.append(until)

@@ -60,7 +60,8 @@ def _set_priority(cluster: Cluster, pod: Object) -> None:
     found = cluster.resources.find(cluster.resources.kind("priorityclasses"), "", name)
     if found is None:
         pod_name = pod["metadata"].get("name") or pod["metadata"].get("generateName")
-        raise ApiError(403, f'pods "{pod_name}" is forbidden: no PriorityClass with name {name} was found', details={"name": pod_name, "kind": "pods"})
+        message = f'pods "{pod_name}" is forbidden: no PriorityClass with name {name} was found'
+        raise ApiError(403, message, details={"name": pod_name, "kind": "pods"})
     spec["priority"] = found["value"]
     spec["preemptionPolicy"] = found.get("preemptionPolicy", "PreemptLowerPriority")
 
@@ -75,13 +76,10 @@ def from_template(template: Object, generate_name: str, namespace: str, owner: O
 
 # The kubelet's part.
 
-def container_status(container: Object, state: Object, ready: bool, started: bool, restarts: int = 0,
-                     last: Object | None = None, image_id: str = "", container_id: str = "") -> Object:
-    status: Object = {"name": container["name"], "image": container.get("image", ""), "imageID": image_id, "lastState": last or {},
-                      "ready": ready, "restartCount": restarts, "started": started, "state": state}
-    if container_id:
-        status["containerID"] = container_id
-    return status
+def container_status(container: Object, state: Object, restarts: int = 0) -> Object:
+    """Of a container that does not run yet."""
+    return {"name": container["name"], "image": container.get("image", ""), "imageID": "", "lastState": {}, "ready": False,
+            "restartCount": restarts, "started": False, "state": state}
 
 
 def set_readiness(pod: Object, now: str) -> bool:

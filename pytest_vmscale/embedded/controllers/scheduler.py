@@ -70,7 +70,9 @@ class Scheduler:
     def _pod_changed(self, change: Change) -> None:
         if change.type == "DELETED":
             self._forget(change.key)
-        elif change.old is None or not change.old.selectable["spec.nodeName"] or change.new.selectable["status.phase"] in ("Succeeded", "Failed"):
+            return
+        bound_before = change.old is not None and change.old.selectable["spec.nodeName"]
+        if not bound_before or change.new.selectable["status.phase"] in ("Succeeded", "Failed"):
             self._pod_is(decoded(change.new))
 
     def _pod_is(self, pod: Object) -> None:

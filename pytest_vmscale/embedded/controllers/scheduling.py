@@ -284,10 +284,12 @@ def score(pod: Object, info: PodInfo, node: NodeInfo, most_of_owner: int) -> flo
     total = (1 - cpu_share + 1 - memory_share) / 2 * MAX_SCORE + (1 - abs(cpu_share - memory_share) / 2) * MAX_SCORE
     if most_of_owner:
         total += 2 * MAX_SCORE * (1 - node.owners[info.owner] / most_of_owner)
-    preferred: list[Any] = ((pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}).get("preferredDuringSchedulingIgnoredDuringExecution") or []
+    affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}
+    preferred: list[Any] = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or []
     weights = sum(term["weight"] for term in preferred)
     if weights:
-        matched = sum(term["weight"] for term in preferred if node_selector_matches({"nodeSelectorTerms": [term["preference"]]}, node.labels, node.name))
+        matched = sum(term["weight"] for term in preferred
+                      if node_selector_matches({"nodeSelectorTerms": [term["preference"]]}, node.labels, node.name))
         total += MAX_SCORE * matched / weights
     return total
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..api.resources import Resources
 from ..api.store import Change, Key, Object
 from ..queue import Workers
 from .common import Cluster, key_of
@@ -14,6 +15,12 @@ DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 def is_populated_by_cdi(claim: Object) -> bool:
     return any(owner["kind"] == "DataVolume" for owner in claim["metadata"].get("ownerReferences") or ())
+
+
+def default_class(resources: Resources) -> str | None:
+    """The name of the StorageClass that claims get that name none."""
+    return next((each["metadata"]["name"] for each in resources.list(resources.kind("storageclasses"))
+                 if (each["metadata"].get("annotations") or {}).get(DEFAULT_CLASS) == "true"), None)
 
 
 def bind(cluster: Cluster, claim: Object) -> Object:
@@ -85,8 +92,7 @@ class Volumes:
         if claim is None or claim.get("status", {}).get("phase") == "Bound" or "deletionTimestamp" in claim["metadata"] or is_populated_by_cdi(claim):
             return
         if "storageClassName" not in claim["spec"]:
-            default = next((each["metadata"]["name"] for each in self._resources.list(self._classes)
-                            if (each["metadata"].get("annotations") or {}).get(DEFAULT_CLASS) == "true"), None)
+            default = default_class(self._resources)
             if default is None:
                 self._events.event(claim, "Normal", "FailedBinding", "no persistent volumes available for this claim and no storage class is set",
                                    "persistentvolume-controller")

@@ -34,7 +34,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.add(parser)
 
 
+@pytest.hookimpl(tryfirst=True)  # before allure-pytest's
 def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") and hasattr(config.option, "clean_alluredir"):
+        config.option.clean_alluredir = False  # each of xdist's workers would delete what the others wrote
     for name, text in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {text}")
     if not (options.given(config) or config.pluginmanager.has_plugin("fixtures.cluster")):

@@ -1,0 +1,14 @@
+// npx allure generate allure-results --config ci/allurerc.mjs
+export default {
+  name: "Scale acceptance of OpenShift Virtualization",
+  output: "./allure-report",
+  historyPath: "./allure-history.jsonl",
+  categories: {
+    rules: [
+      { name: "SLO breach", matchers: { statuses: ["failed"] } },
+      { name: "Cluster not fit for the suite", matchers: { statuses: ["broken"], message: /ClusterUnfit|the cluster is not fit/ } },
+      { name: "Measurement could not be taken", matchers: { statuses: ["broken"] } },
+    ],
+  },
+  plugins: { awesome: { options: { groupBy: ["epic", "feature", "story"] } } },
+};

@@ -21,7 +21,7 @@ class FaultError(ValueError):
     """A fault that there is not, or a value that it cannot have. The message names the option or line."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class ApiFailure:
     """How a request fails: with this code, or (`reset`) with its connection cut."""
 
@@ -89,7 +89,7 @@ def load_plan(path: Path) -> list[Fault]:
     faults = []
     for node in root.value:
         where = f"{path}:{node.start_mark.line + 1}"
-        entry: Any = yaml.SafeLoader("").construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        entry: Any = yaml.SafeLoader("").construct_object(node, deep=True)
         if not isinstance(entry, dict) or "fault" not in entry or "value" not in entry or set(entry) - {"fault", "value", "at", "for"}:
             raise FaultError(f"{where}: an entry of a fault plan is {{fault, value, at, for}}, the last two optional")
         for key in ("value", "at", "for"):

@@ -23,14 +23,15 @@ class TokenBucket:
         self._tokens, self._at = float(burst), clock.now()
         self.taken = 0
 
-    async def take(self) -> None:
+    async def take(self, tokens: float = 1.0) -> None:
+        """`tokens` other than 1: a request that costs more, on a cluster that is made slower."""
         self.taken += 1
         if self.qps is None:
             return
         now = self._clock.now()
         self._tokens = min(float(self.burst), self._tokens + (now - self._at) * self.qps)
         self._at = now
-        self._tokens -= 1  # a debt is a place in the queue
+        self._tokens -= tokens  # a debt is a place in the queue
         if self._tokens < 0:
             await self._clock.sleep_until(now - self._tokens / self.qps)
 

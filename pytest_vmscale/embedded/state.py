@@ -30,6 +30,7 @@ class State:
         self.kubeconfig = folder / "kubeconfig"
         self.jump_key = folder / "jump-host-key"
         self.token = secrets.token_urlsafe(32)
+        self.ca_certificate = ""  # PEM, once tls() has made it
         self._ca, self._cert, self._key = folder / "ca.crt", folder / "server.crt", folder / "server.key"
 
     def write(self, name: str, content: bytes) -> Path:
@@ -49,6 +50,7 @@ class State:
         self.write(self._cert.name, certificate.public_bytes(serialization.Encoding.PEM))
         self.write(self._key.name, key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+        self.ca_certificate = ca.public_bytes(serialization.Encoding.PEM).decode()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.load_cert_chain(self._cert, self._key)

@@ -144,7 +144,7 @@ def _alike(old: Any, new: Any) -> bool:
 
 def _value(node: yaml.Node) -> Any:
     loader = yaml.SafeLoader("")
-    return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+    return loader.construct_object(node, deep=True)
 
 
 def _line(node: yaml.Node) -> int:

@@ -1,0 +1,136 @@
+"""The embedded cluster, put together: store, API server, controllers and guests, in one process on one event loop."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from .api.errors import ApiError
+from .api.kinds import load_kinds
+from .api.resources import Resources
+from .api.server import ApiServer
+from .api.store import Store
+from .clock import SimClock
+from .controllers import KUBERNETES_CONTROLLERS
+from .controllers.cdi import DataVolumes
+from .controllers.kubevirt_admission import admit_vm
+from .controllers.kubevirt_client import Client
+from .controllers.kubevirt_handler import VirtHandlers
+from .controllers.kubevirt_vm import VirtualMachines
+from .controllers.kubevirt_vmi import VirtualMachineInstances
+from .faults import Fault, Faults
+from .guest_ssh import Sshd
+from .guests import Guests
+from .hosts import Hosts
+from .state import State
+from .subresources import VirtApi
+from .timing import Timing
+from .truth import Truth
+
+HOST = "127.0.0.1"
+CLOCK_PATH = "/vmscale/clock"
+# The cluster makes little garbage in cycles, and a collection over all its objects would stop everything for a moment.
+GC_THRESHOLDS = (50_000, 20, 100)
+
+
+class Controller(Protocol):
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+@dataclass
+class Options:
+    """What an embedded cluster is asked to be."""
+
+    timing: Timing
+    speed: float = 20.0
+    workers: int = 100
+    seed: int = 0
+    plan: list[Fault] = field(default_factory=list)
+    truth: Path | None = None
+    port: int = 0
+    guest_ssh_port: int = 2222
+
+
+class Cluster:
+    """All its parts are attributes; controllers are given the cluster itself."""
+
+    def __init__(self, options: Options, state: State) -> None:
+        """Needs a running event loop. OSError if there is no network for the guests."""
+        self._options, self._state = options, state
+        self.clock = SimClock(options.speed)
+        self.resources = Resources(Store(), load_kinds(), self.clock, options.seed)
+        self.timing: Any = options.timing
+        self.truth = Truth(self.clock, options.truth)
+        self.faults = Faults(self.clock, options.plan, options.seed)
+        self.random = random.Random(options.seed)
+        self.hosts = Hosts()
+        self.workers = options.workers
+        self._tls = state.tls([HOST])
+        self.ca_certificate = state.ca_certificate
+        self.sshd = Sshd(self.clock, options.guest_ssh_port)
+        self.guests = Guests(self.clock, self.timing.guests, self.faults, self.truth, self.random.random(), self.sshd)
+        self.server = ApiServer(self.resources, self.clock, admin_token=state.token, faults=self.faults)
+        self.virt_api = VirtApi(self, self.guests)
+        self.virt_controller = Client(self, "virtualmachine-controller", self.timing.virt_controller)
+        vmis = VirtualMachineInstances(self, self.virt_controller)
+        self._controllers: list[Controller] = [
+            *(controller(self) for controller in KUBERNETES_CONTROLLERS), DataVolumes(self),
+            VirtualMachines(self, self.virt_controller), vmis, VirtHandlers(self, self.guests, vmis.launchers)]
+
+    async def start(self) -> Path:
+        """Serve. Returns the kubeconfig."""
+        for controller in self._controllers:
+            controller.start()
+            setup = getattr(controller, "serve", None)
+            if setup:
+                setup(self.server)
+        self.virt_api.serve(self.server)
+        self.server.add_admission(self.resources.kind("virtualmachines.kubevirt.io"), admit_vm)
+        self.server.add_route("GET", CLOCK_PATH, self._get_clock)
+        self.server.add_route("PUT", CLOCK_PATH, self._put_clock)
+        await self.sshd.start(self._state.jump_key, self._state.write)
+        port = await self.server.serve(HOST, self._options.port, self._tls)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        sshd = self.sshd
+        return self._state.write_kubeconfig(f"https://{HOST}:{port}", {
+            "speed": self.clock.speed, "guestSshPort": sshd.port,
+            "jumpHost": {"host": sshd.bastion_host, "port": sshd.port, "user": sshd.bastion_user, "keyFile": str(self._state.jump_key.absolute())}})
+
+    async def stop(self) -> None:
+        await self.server.close()
+        for controller in reversed(self._controllers):
+            await controller.stop()
+        await self.virt_controller.stop()
+        await self.virt_api.stop_clients()
+        await self.sshd.stop()
+        self.truth.close()
+
+    # Cluster time, for clients of the embedded cluster alone.
+
+    def _clock_now(self) -> web.Response:
+        monotonic = time.monotonic()
+        return web.json_response({"speed": self.clock.speed, "epoch": self.clock.epoch + self.clock.now(), "monotonic": monotonic})
+
+    async def _get_clock(self, request: web.Request) -> web.StreamResponse:
+        return self._clock_now()
+
+    async def _put_clock(self, request: web.Request) -> web.StreamResponse:
+        try:
+            speed = (await request.json())["speed"]
+            if isinstance(speed, bool):
+                raise TypeError("speed must be a number")
+            self.clock.set_speed(float(speed))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ApiError(400, f'{CLOCK_PATH} takes {{"speed": NUMBER}}: {error!r}') from None
+        self.truth.clock_changed()
+        return self._clock_now()

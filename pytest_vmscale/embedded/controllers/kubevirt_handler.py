@@ -1,0 +1,234 @@
+"""virt-handler: on each node it starts and stops the guests, and reports what they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from ..api.store import Change, Key, Object
+from ..guests import Guest, Guests
+from .common import Children, Cluster, decoded
+from .kubevirt_client import FINAL_PHASES, Client, is_deleting, phase_of, set_phase, set_vmi_condition
+from .kubevirt_pod import DEFAULT_GRACE_SECONDS, claim_name
+from .kubevirt_vmi import pod_of
+
+
+class VirtHandlers:
+    """The virt-handlers of all nodes. A VMI that is Scheduled is started; one being deleted is shut down."""
+
+    def __init__(self, cluster: Cluster, guests: Guests, launchers: Children) -> None:
+        self._cluster, self._resources, self._clock = cluster, cluster.resources, cluster.clock
+        self._guests, self._launchers, self._timing = guests, launchers, cluster.timing
+        self._vmis, self._pods = cluster.resources.kind("virtualmachineinstances.kubevirt.io"), cluster.resources.kind("pods")
+        self._claims, self._data_volumes = cluster.resources.kind("persistentvolumeclaims"), cluster.resources.kind("datavolumes.cdi.kubevirt.io")
+        self._clients: dict[str, Client] = {}
+        self._starting: dict[str, asyncio.Semaphore] = {}
+        self._tasks: dict[tuple[str, str], asyncio.Task[None]] = {}  # by VMI uid and what is being done
+
+    def start(self) -> None:
+        self._resources.watch(self._vmis, self._vmi_changed)
+        self._resources.watch(self._pods, self._pod_changed)
+        self._cluster.hosts.on_power(self._power)
+
+    async def stop(self) -> None:
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for client in self._clients.values():
+            await client.stop()
+
+    def client(self, node: str) -> Client:
+        if node not in self._clients:
+            self._clients[node] = Client(self._cluster, "virt-handler", self._timing.virt_handler, node)
+        return self._clients[node]
+
+    # What happens.
+
+    def _vmi_changed(self, change: Change) -> None:
+        vmi = decoded(change.new)
+        uid = vmi["metadata"]["uid"]
+        if change.type == "DELETED":
+            self._guests.stop(uid)
+            return
+        phase = phase_of(vmi)
+        if is_deleting(vmi):
+            if phase in ("Scheduled", "Running"):
+                self._begin(uid, "stop", self._shut_down(change.key, uid))
+        elif phase == "Scheduled":
+            self._begin(uid, "start", self._start_domain(change.key, uid))
+
+    def _pod_changed(self, change: Change) -> None:
+        """A launcher pod that is deleted (an eviction, a drain) takes its guest with it."""
+        if change.type == "DELETED" or change.new.labels.get("kubevirt.io") != "virt-launcher":
+            return
+        pod = decoded(change.new)
+        if not is_deleting(pod):
+            return
+        key = (change.key[0], pod["metadata"]["annotations"]["kubevirt.io/domain"])
+        vmi = self._resources.find(self._vmis, *key)
+        if vmi and phase_of(vmi) == "Running" and vmi["status"].get("nodeName") == pod["spec"].get("nodeName"):
+            self._begin(vmi["metadata"]["uid"], "stop", self._shut_down(key, vmi["metadata"]["uid"]))
+
+    def _power(self, node: str, up: bool) -> None:
+        if not up:
+            for guest in self._guests.on_node(node):
+                self._guests.stop(guest.uid)
+
+    def _begin(self, uid: str, what: str, work: Coroutine[Any, Any, None]) -> None:
+        if (uid, what) in self._tasks:
+            work.close()
+            return
+        task = asyncio.create_task(work, name=f"virt-handler {what} {uid}")
+        self._tasks[uid, what] = task
+        task.add_done_callback(lambda _: self._tasks.pop((uid, what), None))
+
+    def _live(self, key: Key, uid: str) -> Object | None:
+        vmi = self._resources.find(self._vmis, *key)
+        return vmi if vmi and vmi["metadata"]["uid"] == uid else None
+
+    # Starting.
+
+    async def _start_domain(self, key: Key, uid: str) -> None:
+        vmi = self._live(key, uid)
+        if vmi is None:
+            return
+        node = vmi["status"]["nodeName"]
+        client, timing = self.client(node), self._timing.virt_handler
+        limit = self._starting.setdefault(node, asyncio.Semaphore(timing.domain_starts_per_node))
+        async with limit:
+            await self._clock.sleep(timing.domain_start_seconds * self._cluster.faults.boot_slowdown)
+            vmi = self._live(key, uid)
+            if vmi is None or is_deleting(vmi) or phase_of(vmi) != "Scheduled" or not self._cluster.hosts.is_up(node):
+                return
+            guest = self._guests.boot(vmi, self._image_of(vmi), self._userdata_secrets(vmi))
+            started = await client.modify(self._vmis, *key, lambda vmi: self._write_running(vmi, guest))
+        if started:
+            self._cluster.truth.write("vmi-running", *key, node=node, address=guest.address)
+            client.event(vmi, "Created", "VirtualMachineInstance defined.")
+            client.event(vmi, "Started", "VirtualMachineInstance started.")
+        await self._follow_agent(key, guest, client)
+
+    def _write_running(self, vmi: Object, guest: Guest) -> None:
+        if phase_of(vmi) != "Scheduled":
+            return
+        status, now = vmi["status"], self._clock.timestamp()
+        set_phase(vmi, "Running", now)
+        shared = [self._not_shared(vmi, volume) for volume in vmi["spec"].get("volumes") or ()]
+        blocking = next((name for name in shared if name), None)
+        if blocking:
+            set_vmi_condition(status, "LiveMigratable", "False", now, "DisksNotLiveMigratable",
+                              f"cannot migrate VMI: PVC {blocking} is not shared, live migration requires that all PVCs must be shared (using ReadWriteMany access mode)")
+        else:
+            set_vmi_condition(status, "LiveMigratable", "True", now)
+            status["migrationMethod"] = "LiveMigration"
+        set_vmi_condition(status, "StorageLiveMigratable", "True", now)
+        status["selinuxContext"] = guest.selinux_context
+        machine = (vmi["spec"]["domain"].get("machine") or {}).get("type") or "q35"
+        status["machine"] = {"type": "pc-q35-rhel8.4.0" if machine == "q35" else machine}
+        for interface in status.get("interfaces") or ():
+            number = status["interfaces"].index(interface)
+            interface.update(mac=guest.mac(number), queueCount=1, infoSource="domain")
+            if interface["podInterfaceName"] == "eth0":  # the pod network's address is known to KubeVirt, any other only to the guest
+                interface.update(ipAddress=guest.address, ipAddresses=[guest.address])
+        devices = vmi["spec"]["domain"].get("devices", {}).get("disks") or []
+        for number, volume in enumerate(status.get("volumeStatus") or ()):
+            bus = next((((disk.get("disk") or {}).get("bus")) for disk in devices if disk["name"] == volume["name"]), "virtio")
+            volume["target"] = f"{'vd' if bus == 'virtio' else 'sd'}{chr(ord('a') + number % 26)}"
+
+    def _not_shared(self, vmi: Object, volume: Object) -> str | None:
+        name = claim_name(volume)
+        claim = self._resources.find(self._claims, vmi["metadata"]["namespace"], name) if name else None
+        return name if claim and "ReadWriteMany" not in (claim["spec"].get("accessModes") or ()) else None
+
+    def _image_of(self, vmi: Object) -> str:
+        """What the guest's disk was made from: words that tell its operating system."""
+        words = []
+        for volume in vmi["spec"].get("volumes") or ():
+            if "containerDisk" in volume:
+                words.append(str(volume["containerDisk"]["image"]))
+            name = claim_name(volume)
+            data_volume = self._resources.find(self._data_volumes, vmi["metadata"]["namespace"], name) if name else None
+            source = (data_volume or {}).get("spec", {}).get("source") or (data_volume or {}).get("spec", {}).get("sourceRef") or {}
+            words.append(str(source))
+        return " ".join(words)
+
+    def _userdata_secrets(self, vmi: Object) -> dict[str, Object]:
+        """The Secrets that its cloud-init volumes and access credentials name."""
+        found = {}
+        for name in _secret_names(vmi["spec"]):
+            secret = self._resources.find(self._resources.kind("secrets"), vmi["metadata"]["namespace"], name)
+            if secret:
+                found[name] = secret
+        return found
+
+    # The guest agent.
+
+    async def _follow_agent(self, key: Key, guest: Guest, client: Client) -> None:
+        """Report what the guest's agent tells, as it comes; nothing if it never comes up."""
+        if not await guest.agent_up():
+            return
+        at = self._clock.now()
+        await client.modify(self._vmis, *key, lambda vmi: self._write_agent(vmi, guest, 0))
+        for report, seconds in enumerate(self._timing.guests.agent_report_seconds, 1):
+            await self._clock.sleep_until(at + seconds)
+            if not guest.running:
+                return
+            facts = min(report, 3)
+            await client.modify(self._vmis, *key, lambda vmi, facts=facts: self._write_agent(vmi, guest, facts))  # type: ignore[misc]
+
+    def _write_agent(self, vmi: Object, guest: Guest, facts: int) -> None:
+        """0: it is connected, and which addresses it has; then its system, its interfaces, all its addresses."""
+        if vmi["metadata"]["uid"] != guest.uid or phase_of(vmi) != "Running":
+            return
+        status, now = vmi["status"], self._clock.timestamp()
+        set_vmi_condition(status, "AgentConnected", "True", now)
+        for number, interface in enumerate(status.get("interfaces") or ()):
+            interface.update(ipAddress=guest.address, infoSource="domain, guest-agent", ipAddresses=[guest.address])
+            if facts >= 2:
+                interface["interfaceName"] = guest.interface_name(number)
+            if facts >= 3:
+                interface["ipAddresses"] = [guest.address, guest.link_local(number)]
+        if facts >= 1:
+            status["guestOSInfo"] = dict(guest.os_info)
+
+    # Stopping.
+
+    async def _shut_down(self, key: Key, uid: str) -> None:
+        vmi = self._live(key, uid)
+        if vmi is None:
+            return
+        client = self.client(vmi["status"]["nodeName"])
+        grace = float(vmi["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS))
+        if grace > 0:
+            client.event(vmi, "ShuttingDown", "Signaled Graceful Shutdown")
+        self._guests.close(uid)
+        await self._clock.sleep(min(grace, self._timing.virt_handler.shutdown_seconds))
+        self._guests.stop(uid)
+        self._cluster.truth.write("guest-gone", *key)
+
+        def finished(vmi: Object) -> None:
+            if vmi["metadata"]["uid"] == uid and phase_of(vmi) not in FINAL_PHASES:
+                set_phase(vmi, "Succeeded", self._clock.timestamp())
+
+        await client.modify(self._vmis, *key, finished)
+        client.event(vmi, "Stopped" if grace > 0 else "Deleted",
+                     "The VirtualMachineInstance was shut down." if grace > 0 else "Signaled Deletion")
+        pod = pod_of(vmi, self._launchers.of(vmi))
+        if pod:
+            self._cluster.hosts.pod_exited(pod["metadata"]["namespace"], pod["metadata"]["name"], 0)
+
+
+def _secret_names(spec: Object) -> list[str]:
+    names = []
+    for volume in spec.get("volumes") or ():
+        cloud_init = volume.get("cloudInitNoCloud") or volume.get("cloudInitConfigDrive") or {}
+        for key in ("secretRef", "userDataSecretRef"):
+            if cloud_init.get(key):
+                names.append(cloud_init[key]["name"])
+    for credential in spec.get("accessCredentials") or ():
+        source = (credential.get("sshPublicKey") or {}).get("source") or {}
+        if source.get("secret"):
+            names.append(source["secret"]["secretName"])
+    return names

@@ -1,0 +1,253 @@
+"""The guests: machines that boot, get an address, answer SSH and stop. Cluster time throughout."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .api.store import Object
+from .clock import SimClock
+from .faults import Faults
+from .guest_ssh import Login, Sshd
+from .truth import Truth
+
+# What tells a guest's operating system, in the order of asking; `linux` if nothing does.
+SYSTEM_WORDS = (("windows", ("windows", "win10", "win11", "win2k")), ("fedora", ("fedora",)), ("rhel", ("rhel", "redhat", "centos")),
+                ("cirros", ("cirros",)))
+
+# As the guest agent tells it. The reference's images: RHEL 8.5, Windows 10, Fedora 35.
+SYSTEMS: dict[str, dict[str, str]] = {
+    "rhel": {"id": "rhel", "name": "Red Hat Enterprise Linux", "prettyName": "Red Hat Enterprise Linux 8.5 (Ootpa)", "version": "8.5",
+             "versionId": "8.5", "kernelRelease": "4.18.0-348.el8.x86_64", "kernelVersion": "#1 SMP Mon Oct 4 12:17:22 EDT 2021", "machine": "x86_64"},
+    "fedora": {"id": "fedora", "name": "Fedora Linux", "prettyName": "Fedora Linux 35 (Cloud Edition)", "version": "35 (Cloud Edition)",
+               "versionId": "35", "kernelRelease": "5.14.10-300.fc35.x86_64", "kernelVersion": "#1 SMP Thu Oct 7 20:48:44 UTC 2021", "machine": "x86_64"},
+    "windows": {"id": "mswindows", "name": "Microsoft Windows", "prettyName": "Windows 10 Enterprise", "version": "Microsoft Windows 10",
+                "versionId": "10", "kernelRelease": "19044", "kernelVersion": "10.0", "machine": "x86_64"},
+    "cirros": {"id": "cirros", "name": "Cirros", "prettyName": "Cirros 0.5.2", "version": "0.5.2", "versionId": "0.5.2",
+               "kernelRelease": "5.3.0-26-generic", "kernelVersion": "#28~18.04.1-Ubuntu SMP Wed Dec 18 16:40:14 UTC 2019", "machine": "x86_64"},
+    "linux": {"id": "linux", "name": "Linux", "prettyName": "Linux", "version": "1", "versionId": "1",
+              "kernelRelease": "5.14.0", "kernelVersion": "#1 SMP", "machine": "x86_64"},
+}
+
+
+def system_of(vmi: Object, image: str) -> str:
+    """The operating system of a guest, from its OS label or annotation, its image, or its Hyper-V features."""
+    meta = vmi["metadata"]
+    named = [str(value) for labels in (meta.get("labels") or {}, meta.get("annotations") or {})
+             for key, value in labels.items() if key.endswith("/os")]
+    for text in (" ".join(named).lower(), image.lower()):
+        for system, words in SYSTEM_WORDS:
+            if any(word in text for word in words):
+                return system
+    return "windows" if (vmi["spec"]["domain"].get("features") or {}).get("hyperv") else "linux"
+
+
+class SharedStorage:
+    """What booting guests share: `capacity` of them go at full speed; beyond that each gets an equal share."""
+
+    def __init__(self, clock: SimClock, capacity: float) -> None:
+        self._clock, self._capacity = clock, capacity
+        self._served = 0.0  # seconds at full speed that each user since the start would have got
+        self._at = clock.now()
+        self._users: list[tuple[float, int, Callable[[], None]]] = []
+        self._sequence = itertools.count()
+        self._generation = 0
+
+    def use(self, seconds: float, done: Callable[[], None]) -> None:
+        """Call `done` when this much work, in seconds at full speed, has been served."""
+        self._advance()
+        heapq.heappush(self._users, (self._served + seconds, next(self._sequence), done))
+        self._arm()
+
+    @property
+    def users(self) -> int:
+        return len(self._users)
+
+    def _rate(self) -> float:
+        return min(1.0, self._capacity / len(self._users)) if self._users else 1.0
+
+    def _advance(self) -> None:
+        now = self._clock.now()
+        self._served += (now - self._at) * self._rate()
+        self._at = now
+
+    def _arm(self) -> None:
+        self._generation += 1
+        if self._users:
+            generation = self._generation
+            self._clock.call_later((self._users[0][0] - self._served) / self._rate(), lambda: self._fire(generation))
+
+    def _fire(self, generation: int) -> None:
+        if generation != self._generation:
+            return  # somebody joined since; a later timer knows better
+        self._advance()
+        self._served = max(self._served, self._users[0][0])  # floating point must not leave it a hair short
+        finished = []
+        while self._users and self._users[0][0] <= self._served:
+            finished.append(heapq.heappop(self._users)[2])
+        self._arm()
+        for done in finished:
+            done()
+
+
+@dataclass(eq=False)
+class Guest:
+    """One running guest."""
+
+    uid: str  # of its VMI
+    namespace: str
+    name: str
+    node: str
+    system: str
+    address: str
+    login: Login
+    started_at: float
+    running: bool = True
+    answers: bool = False  # sshd is up
+    _agent: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    async def agent_up(self) -> bool:
+        """Return when the guest agent is up: True, or False if the guest stopped before."""
+        return await asyncio.shield(self._agent)
+
+    def agent(self, up: bool) -> None:
+        if not self._agent.done():
+            self._agent.set_result(up)
+
+    @property
+    def os_info(self) -> dict[str, str]:
+        return SYSTEMS[self.system]
+
+    @property
+    def selinux_context(self) -> str:
+        low, high = sorted(random.Random(self.uid).sample(range(1024), 2))
+        return f"system_u:object_r:container_file_t:s0:c{low},c{high}"
+
+    def mac(self, number: int) -> str:
+        tail = uuid.UUID(self.uid).bytes
+        return ":".join(["02", *(f"{byte:02x}" for byte in tail[:4]), f"{(tail[4] + number) % 256:02x}"])
+
+    def interface_name(self, number: int) -> str:
+        return f"Ethernet {number}" if self.system == "windows" else f"eth{number}"
+
+    def link_local(self, number: int) -> str:
+        octets = [int(each, 16) for each in self.mac(number).split(":")]
+        octets[0] ^= 2
+        return (f"fe80::{octets[0]:02x}{octets[1]:02x}:{octets[2]:02x}ff:fe{octets[3]:02x}:{octets[4]:02x}{octets[5]:02x}")
+
+
+class Addresses:
+    """The guests' addresses, out of one /16 of the loopback network: 127.x.1.1 to 127.x.254.254."""
+
+    def __init__(self, second_octet: int) -> None:
+        self._prefix = f"127.{second_octet}"
+        self._free = iter(f"{self._prefix}.{third}.{fourth}" for third in range(1, 255) for fourth in range(1, 255))
+        self._returned: list[str] = []
+
+    def take(self) -> str:
+        """A new address while there are any: one that was given back is the last resort, so that a client's stale
+        connection does not meet another guest. RuntimeError if all are in use."""
+        address = next(self._free, None)
+        if address is None:
+            if not self._returned:
+                raise RuntimeError("all 64516 guest addresses are in use")
+            address = self._returned.pop(0)
+        return address
+
+    def give_back(self, address: str) -> None:
+        self._returned.append(address)
+
+
+class Guests:
+    """All guests of the cluster."""
+
+    def __init__(self, clock: SimClock, timing: Any, faults: Faults, truth: Truth, seed: float, sshd: Sshd) -> None:
+        """`timing` is the profile's `guests` section."""
+        self._clock, self._timing, self._faults, self._truth, self._seed = clock, timing, faults, truth, seed
+        self._sshd = sshd
+        self._addresses = Addresses(sshd.second_octet)
+        self._storage = SharedStorage(clock, timing.boots_at_full_speed)
+        self._by_uid: dict[str, Guest] = {}
+        self._by_key: dict[tuple[str, str], Guest] = {}
+
+    def find(self, namespace: str, name: str) -> Guest | None:
+        return self._by_key.get((namespace, name))
+
+    def on_node(self, node: str) -> list[Guest]:
+        return [guest for guest in self._by_uid.values() if guest.node == node]
+
+    def __len__(self) -> int:
+        return len(self._by_uid)
+
+    def boot(self, vmi: Object, image: str, secrets: dict[str, Object]) -> Guest:
+        """Switch a guest on: it has its address at once, and answers when it has booted."""
+        meta = vmi["metadata"]
+        guest = Guest(meta["uid"], meta["namespace"], meta["name"], vmi["status"]["nodeName"], system_of(vmi, image), self._addresses.take(),
+                      Login.of(vmi, secrets), self._clock.now())
+        self._by_uid[guest.uid] = self._by_key[guest.namespace, guest.name] = guest
+        if not self._faults.never_boots(guest.namespace, guest.name):
+            self._begin_boot(guest)
+        return guest
+
+    def _begin_boot(self, guest: Guest) -> None:
+        seconds = self.boot_seconds(guest)
+        shared = seconds * self._timing.boot_storage_share
+        self._storage.use(shared, lambda: self._read(guest, seconds - shared))
+
+    def boot_seconds(self, guest: Guest) -> float:
+        """How long this guest takes to boot, alone on its storage. The same for each start of a VM: it is its image and machine."""
+        timing = self._timing
+        share = random.Random(f"{self._seed} {guest.namespace}/{guest.name}").gauss(0, timing.boot_spread)
+        share = max(-timing.boot_spread_most, min(timing.boot_spread_most, share))
+        seconds: float = timing.boot_seconds[guest.system] * (1 + share) * self._faults.boot_slowdown
+        return seconds
+
+    def _read(self, guest: Guest, rest_seconds: float) -> None:
+        """It has read what it needs from its disk; the rest of the boot is its own."""
+        now = self._clock.now()
+        if guest.system not in self._timing.has_no_agent:
+            agent_at = now + max(0.0, rest_seconds - self._timing.agent_before_ssh_seconds)
+            self._clock.call_at(agent_at, lambda: guest.agent(guest.running))
+        self._clock.call_at(now + rest_seconds, lambda: self._answer(guest))
+
+    def _answer(self, guest: Guest) -> None:
+        if guest.running and not guest.answers:
+            guest.answers = True
+            self._sshd.open(guest)
+            self._truth.write("guest-ssh-ready", guest.namespace, guest.name, address=guest.address)
+
+    @property
+    def ssh_port(self) -> int:
+        return self._sshd.port
+
+    def reboot(self, uid: str) -> None:
+        """Ask the guest to reboot: it goes through its boot again, on the same machine."""
+        guest = self._by_uid.get(uid)
+        if guest:
+            self.close(uid)
+            guest.started_at = self._clock.now()
+            self._begin_boot(guest)
+
+    def close(self, uid: str) -> None:
+        """The guest shuts down: sshd goes first."""
+        guest = self._by_uid.get(uid)
+        if guest:
+            guest.answers = False
+            self._sshd.close(guest)
+
+    def stop(self, uid: str) -> None:
+        """The guest is gone, at once. Nothing happens if it is already."""
+        guest = self._by_uid.pop(uid, None)
+        if guest is None:
+            return
+        self._by_key.pop((guest.namespace, guest.name), None)
+        guest.running = guest.answers = False
+        guest.agent(False)
+        self._sshd.close(guest)
+        self._addresses.give_back(guest.address)

@@ -1,0 +1,310 @@
+"""virt-api: what subresources.kubevirt.io does to VMs, in KubeVirt's words. Its client is rate limited as the real one's."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from aiohttp import WSMsgType, web
+
+from .api import errors
+from .api.calls import following
+from .api.errors import ApiError
+from .api.representations import read_body
+from .api.server import ApiServer
+from .api.store import Object
+from .controllers.common import Cluster
+from .controllers.kubevirt_client import FINAL_PHASES, Client, has_condition, phase_of, set_vmi_condition
+from .controllers.kubevirt_status import run_strategy
+from .guest_ssh import RDP_PORT, SSH_PORT
+from .guests import Guests
+
+GROUP, VERSIONS = "subresources.kubevirt.io", ("v1", "v1alpha3")
+VM, VMI = "virtualmachines", "virtualmachineinstances"
+PROTOCOL = "plain.kubevirt.io"
+CHUNK_BYTES = 65536
+
+
+class Handler(Protocol):
+    async def __call__(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse: ...
+
+
+def refused(what: str, name: str, why: str) -> ApiError:
+    """A conflict as virt-api words it: the resource in the singular."""
+    return errors.conflict(what, "kubevirt.io", name, why)
+
+
+class VirtApi:
+    """The replicas of virt-api. Requests go to them in turn, as a service spreads connections."""
+
+    def __init__(self, cluster: Cluster, guests: Guests) -> None:
+        self._cluster, self._resources, self._clock, self._guests = cluster, cluster.resources, cluster.clock, guests
+        timing = cluster.timing.virt_api
+        self._replicas = [Client(cluster, "virt-api", timing) for _ in range(timing.replicas)]
+        self._turn = itertools.cycle(self._replicas)
+        kind = cluster.resources.kind
+        self._vms, self._vmis = kind("virtualmachines.kubevirt.io"), kind("virtualmachineinstances.kubevirt.io")
+        self._migrations = kind("virtualmachineinstancemigrations.kubevirt.io")
+
+    def serve(self, server: ApiServer) -> None:
+        """Add the subresources to the API server."""
+        actions: list[tuple[str, str, set[str], Handler]] = [
+            (VM, "start", {"PUT"}, self.start), (VM, "stop", {"PUT"}, self.stop), (VM, "restart", {"PUT"}, self.restart),
+            (VM, "migrate", {"PUT"}, self.migrate), (VM, "portforward", {"GET"}, self.portforward),
+            (VMI, "pause", {"PUT"}, self.pause), (VMI, "unpause", {"PUT"}, self.unpause), (VMI, "softreboot", {"PUT"}, self.soft_reboot),
+            (VMI, "portforward", {"GET"}, self.portforward), (VMI, "guestosinfo", {"GET"}, self.guest_os_info),
+        ]
+        for version in VERSIONS:
+            server.add_group(GROUP, version, [
+                {"name": f"{plural}/{action}", "singularName": "", "namespaced": True, "kind": "", "verbs": ["get"] if methods == {"GET"} else ["update"]}
+                for plural, action, methods, _ in actions])
+            for plural, action, methods, handler in actions:
+                server.add_subresource(GROUP, version, plural, action, methods, handler)
+
+    async def stop_clients(self) -> None:
+        for client in self._replicas:
+            await client.stop()
+
+    # Reading.
+
+    async def _vm(self, client: Client, namespace: str, name: str) -> Object:
+        await client.request()
+        vm = self._resources.find(self._vms, namespace, name)
+        if vm is None:
+            raise errors.not_found("virtualmachine", "kubevirt.io", name)
+        return vm
+
+    async def _vmi(self, client: Client, namespace: str, name: str) -> Object | None:
+        await client.request()
+        return self._resources.find(self._vmis, namespace, name)
+
+    async def _needed_vmi(self, client: Client, namespace: str, name: str) -> Object:
+        vmi = await self._vmi(client, namespace, name)
+        if vmi is None:
+            raise errors.not_found("virtualmachineinstance", "kubevirt.io", name)
+        return vmi
+
+    # Starting and stopping.
+
+    async def start(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        asked_at = self._clock.now()
+        client, options = next(self._turn), await _options(request)
+        vm = await self._vm(client, namespace, name)
+        vmi = await self._vmi(client, namespace, name)
+        if vmi is not None and phase_of(vmi) not in (*FINAL_PHASES, ""):
+            raise refused("virtualmachine", name, "VM is already running")
+        strategy, dry_run = run_strategy(vm), bool(options.get("dryRun"))
+        if strategy in ("Always", "Once"):
+            raise refused("virtualmachine", name, f"{strategy} does not support manual start requests")
+        if strategy == "RerunOnFailure" and vmi is not None and phase_of(vmi) == "Failed":
+            raise refused("virtualmachine", name, "RerunOnFailure does not support starting VM from failed state")
+        if strategy == "Halted":
+            await self._write(client, namespace, name, _switch(True), dry_run)
+        else:
+            restart = vmi is not None and phase_of(vmi) in FINAL_PHASES
+            stops = [{"action": "Stop", "uid": vmi["metadata"]["uid"]}] if restart and vmi else []
+            await self._write(client, namespace, name, _ask([*stops, {"action": "Start"}]), dry_run, "status")
+        if not dry_run:
+            self._cluster.truth.write("vm-start-requested", namespace, name, at=asked_at)
+        return web.Response(status=202)
+
+    async def stop(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        client, options = next(self._turn), await _options(request)
+        vm = await self._vm(client, namespace, name)
+        vmi = await self._vmi(client, namespace, name)
+        strategy, dry_run, grace = run_strategy(vm), bool(options.get("dryRun")), options.get("gracePeriod")
+        if vmi is None or phase_of(vmi) in FINAL_PHASES or phase_of(vmi) == "":
+            raise refused("virtualmachine", name, "VM is not running")
+        if strategy == "Halted":
+            current = vmi["spec"].get("terminationGracePeriodSeconds")
+            if grace is None or (current is not None and grace >= current):
+                raise refused("virtualmachine", name, "Halted only supports manual stop requests with a shorter graceperiod")
+        if grace is not None and not dry_run:
+            await client.modify(self._vmis, namespace, name, lambda vmi: vmi["spec"].update(terminationGracePeriodSeconds=int(grace)))
+        if strategy in ("Always", "Once"):
+            await self._write(client, namespace, name, _switch(False), dry_run)
+        elif strategy != "Halted":
+            await self._write(client, namespace, name, _ask([{"action": "Stop", "uid": vmi["metadata"]["uid"]}]), dry_run, "status")
+        return web.Response(status=202)
+
+    async def restart(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        client, options = next(self._turn), await _options(request)
+        grace = options.get("gracePeriodSeconds")
+        if grace is not None and grace != 0:
+            raise ApiError(400, "For force restart, only gracePeriod=0 is supported for now" if grace > 0 else "gracePeriod has to be greater or equal to 0")
+        vm = await self._vm(client, namespace, name)
+        strategy = run_strategy(vm)
+        if strategy in ("Halted", "Once"):
+            raise refused("virtualmachine", name, f"RunStategy {strategy} does not support manual restart requests")
+        vmi = await self._vmi(client, namespace, name)
+        if vmi is None:
+            raise refused("virtualmachine", name, "VM is not running: Halted")
+        if grace == 0 and not options.get("dryRun"):
+            await client.modify(self._vmis, namespace, name, lambda vmi: vmi["spec"].update(terminationGracePeriodSeconds=0))
+        await self._write(client, namespace, name, _ask([{"action": "Stop", "uid": vmi["metadata"]["uid"]}, {"action": "Start"}]),
+                          bool(options.get("dryRun")), "status")
+        return web.Response(status=202)
+
+    async def _write(self, client: Client, namespace: str, name: str, change: Callable[[Object], None], dry_run: bool, subresource: str = "") -> None:
+        """Patch the VM. A state change request that is already under way is virt-api's failed JSON patch test."""
+        vm = self._resources.get(self._vms, namespace, name)
+        try:
+            change(vm)
+        except Underway:
+            await client.request()
+            raise ApiError(500, "Internal error occurred: unable to complete request: stop/start already underway") from None
+        if dry_run:
+            await client.request()
+            return
+        await client.modify(self._vms, namespace, name, change, subresource=subresource)
+
+    async def migrate(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        client, options = next(self._turn), await _options(request)
+        await self._vm(client, namespace, name)
+        vmi = await self._needed_vmi(client, namespace, name)
+        if phase_of(vmi) != "Running":
+            raise refused("virtualmachine", name, "VM is not running")
+        if not options.get("dryRun"):
+            await client.create(self._migrations, {"metadata": {"generateName": "kubevirt-migrate-vm-", "namespace": namespace}, "spec": {"vmiName": name}})
+        return web.Response(status=202)
+
+    # The guest as it runs.
+
+    async def pause(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        return await self._set_paused(request, namespace, name, True)
+
+    async def unpause(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        return await self._set_paused(request, namespace, name, False)
+
+    async def _set_paused(self, request: web.Request, namespace: str, name: str, paused: bool) -> web.StreamResponse:
+        client, options = next(self._turn), await _options(request)
+        vmi = await self._needed_vmi(client, namespace, name)
+        if phase_of(vmi) != "Running":
+            raise refused("virtualmachineinstance", name, "VM is not running")
+        if has_condition(vmi, "Paused") == paused:
+            raise refused("virtualmachineinstance", name, "VMI is already paused" if paused else "VMI is not paused")
+        if not options.get("dryRun"):
+            await client.modify(self._vmis, namespace, name, lambda vmi: self._write_paused(vmi, paused))
+        return web.Response(status=202)
+
+    def _write_paused(self, vmi: Object, paused: bool) -> None:
+        status, now = vmi["status"], self._clock.timestamp()
+        if paused:
+            set_vmi_condition(status, "Paused", "True", now, "PausedByUser", "VMI was paused by user")
+        else:
+            status["conditions"] = [each for each in status["conditions"] if each["type"] != "Paused"]
+
+    async def soft_reboot(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        client = next(self._turn)
+        vmi = await self._needed_vmi(client, namespace, name)
+        if phase_of(vmi) != "Running":
+            raise refused("virtualmachineinstance", name, "VMI is not running")
+        if has_condition(vmi, "Paused"):
+            raise refused("virtualmachineinstance", name, "VMI is paused")
+        if not has_condition(vmi, "AgentConnected"):
+            raise refused("virtualmachineinstance", name, "VMI neither have the agent connected nor the ACPI feature enabled")
+        self._guests.reboot(vmi["metadata"]["uid"])
+        return web.Response(status=202)
+
+    async def guest_os_info(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        vmi = await self._needed_vmi(next(self._turn), namespace, name)
+        guest = self._guests.find(namespace, name)
+        if guest is None or not has_condition(vmi, "AgentConnected"):
+            raise refused("virtualmachineinstance", name, "VMI does not have guest agent connected")
+        return web.json_response({"apiVersion": f"{GROUP}/v1", "kind": "VirtualMachineInstanceGuestAgentInfo", "metadata": {},
+                                  "hostname": name, "os": guest.os_info, "guestAgentVersion": "4.2.0", "timezone": "UTC, 0"})
+
+    # Streams.
+
+    async def portforward(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        """.../portforward/PORT[/tcp]: a WebSocket whose binary messages are the bytes of a TCP connection into the guest."""
+        rest = following(request)
+        if not rest or not rest[0].isdigit() or not 0 < int(rest[0]) < 65536 or len(rest) > 2:
+            raise ApiError(400, "port must be a number between 1 and 65535, then an optional protocol")
+        if len(rest) == 2 and rest[1] != "tcp":
+            raise ApiError(400, f"only tcp is forwarded to these guests, not {rest[1]}")
+        vmi = await self._needed_vmi(next(self._turn), namespace, name)
+        if phase_of(vmi) != "Running":
+            raise refused("virtualmachineinstance", name, "VMI is not running")
+        guest = self._guests.find(namespace, name)
+        if guest is None:
+            raise refused("virtualmachineinstance", name, "VMI is not running")
+        port = self._guests.ssh_port if int(rest[0]) in (SSH_PORT, self._guests.ssh_port) else int(rest[0])
+        if port not in (self._guests.ssh_port, RDP_PORT):
+            port = 1  # nothing listens there; the cluster's own ports on this machine are no guest's
+        try:
+            reader, writer = await asyncio.open_connection(guest.address, port)
+        except OSError as error:
+            raise ApiError(500, f"Internal error occurred: dialing VM: dial tcp {guest.address}:{rest[0]}: {error.strerror or error}") from None
+        socket = web.WebSocketResponse(protocols=(PROTOCOL,), max_msg_size=0)
+        try:
+            await socket.prepare(request)
+            await self._pump(socket, reader, writer)
+        finally:
+            writer.close()
+        return socket
+
+    @staticmethod
+    async def _pump(socket: web.WebSocketResponse, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Until either side ends."""
+        async def out() -> None:
+            while data := await reader.read(CHUNK_BYTES):
+                await socket.send_bytes(data)
+
+        async def back() -> None:
+            async for message in socket:
+                if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
+                    return
+                writer.write(message.data if isinstance(message.data, bytes) else message.data.encode())
+                await writer.drain()
+
+        tasks: list[asyncio.Task[None]] = [asyncio.create_task(out()), asyncio.create_task(back())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await socket.close()
+
+
+class Underway(Exception):
+    """A start or stop was asked for already, and has not happened yet."""
+
+
+def _switch(on: bool) -> Callable[[Object], None]:
+    def change(vm: Object) -> None:
+        spec = vm["spec"]
+        if spec.get("running") is not None:
+            spec["running"] = on
+        else:
+            spec["runStrategy"] = "Always" if on else "Halted"
+
+    return change
+
+
+def _ask(requests: list[dict[str, Any]]) -> Callable[[Object], None]:
+    def change(vm: Object) -> None:
+        status = vm.setdefault("status", {})
+        if status.get("stateChangeRequests") and status["stateChangeRequests"] != requests:
+            raise Underway
+        status["stateChangeRequests"] = requests
+
+    return change
+
+
+async def _options(request: web.Request) -> dict[str, Any]:
+    """The body of a PUT: an options object, or nothing."""
+    body = await read_body(request)
+    if not body.strip():
+        return {}
+    try:
+        options = await request.json()
+    except ValueError as error:
+        raise ApiError(400, f"Can not unmarshal Request body to struct, error: {error}") from None
+    if not isinstance(options, dict):
+        raise ApiError(400, "Can not unmarshal Request body to struct, error: an object is needed")
+    return options
+

@@ -74,3 +74,9 @@ def parse(request: web.Request) -> Call | None:
     if not call.group and call.plural == "namespaces":
         call.namespace = call.name  # as the real server's authorizer sees it
     return call
+
+
+def following(request: web.Request) -> tuple[str, ...]:
+    """What follows the subresource in a path: ("22", "tcp") of .../portforward/22/tcp."""
+    call = parse(request)
+    return call.rest if call else ()

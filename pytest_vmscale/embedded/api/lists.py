@@ -141,7 +141,7 @@ class Lists:
         if options.continue_token:
             entries = entries[_after(entries, after):]
         if not selection.everything:
-            entries = [entry for entry in entries if selection.matches(entry)]
+            entries = selection.filter(entries)
         if limit <= 0 or len(entries) <= limit:
             return Page(entries, revision, "", None)
         rest = len(entries) - limit if selection.everything else None

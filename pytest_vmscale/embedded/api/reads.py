@@ -29,7 +29,7 @@ class Expiry(Protocol):
 class Reads:
     def __init__(self, resources: Resources, clock: SimClock, watches: Watches, faults: Expiry) -> None:
         self._resources, self._clock, self._watches, self._faults = resources, clock, watches, faults
-        self._lists = Lists(resources.store)
+        self.lists = Lists(resources.store)
 
     async def get(self, call: Call) -> web.StreamResponse:
         assert call.kind is not None
@@ -46,7 +46,7 @@ class Reads:
         chosen = selection(call.kind, call.namespace, options.label_selector, options.field_selector)
         if options.watch:
             return await self._watch(call, chosen, options, form)
-        page = self._lists.page(call.kind, chosen, options)
+        page = self.lists.page(call.kind, chosen, options)
         return answer(self._encode_page(call, page, form), media=media)
 
     def _encode_page(self, call: Call, page: Page, form: Form) -> bytes:
@@ -87,7 +87,7 @@ class Reads:
         if options.send_initial_events and version and version > self._resources.store.revision:
             raise too_large(version, self._resources.store.revision)
         encoder = None if form is Form.OBJECT else self._encoder(call, form)
-        watcher = Watcher(kind, chosen, encoder, call.api_version, options.bookmarks, self._resources.store.revision if not version else version)
+        watcher = Watcher(kind, chosen, encoder, call.api_version, options.bookmarks, version or self._resources.store.revision)
         response = web.StreamResponse(headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"})
         await response.prepare(call.request)
         watcher.transport = call.request.transport
@@ -110,7 +110,7 @@ class Reads:
 
     def _expire(self, watcher: Watcher) -> None:
         if not watcher.finished:
-            self._lists.forget()
+            self.lists.forget()
             self._resources.store.forget(watcher.kind)
             self._watches.expire_one(watcher)
 

@@ -40,6 +40,16 @@ class Selection:
             return all(test(fields) for test in self.fields)
         return True
 
+    def filter(self, entries: list[Entry]) -> list[Entry]:
+        """Those that match; a requirement at a time, which for a long list is several times faster than `matches`."""
+        if self.everything:
+            return [entry for entry in entries if entry.key[0] == self.namespace] if self.namespace else entries
+        for test in self.labels:
+            entries = [entry for entry in entries if test(entry.labels)]
+        if self.fields or self.name or self.namespace:
+            entries = [entry for entry in entries if self.matches(entry)]
+        return entries
+
     @property
     def everything(self) -> bool:
         """True if only the namespace decides."""

@@ -105,7 +105,7 @@ class ApiServer:
 
     def add_subresource(self, group: str, version: str, plural: str, subresource: str, methods: set[str], handler: SubresourceHandler, *,
                         discovery: Object | None = None) -> None:
-        """Serve .../PLURAL/NAME/SUBRESOURCE. The handler finds the Call, with what follows in the path as `rest`, in request["call"].
+        """Serve .../PLURAL/NAME/SUBRESOURCE. calls.following(request) is what follows in the path.
         `discovery` is further keys of its line there (kind, group and version of what it takes)."""
         self._subresources[group, version, plural, subresource] = (methods, handler)
         self.discovery.add_subresource(group, version, plural, subresource, methods)
@@ -120,6 +120,11 @@ class ApiServer:
     def add_route(self, method: str, path: str, handler: Handler) -> None:
         """Serve a path that is no Kubernetes API. A token is needed as for everything."""
         self._routes[method, path] = handler
+
+    def forget(self) -> None:
+        """Drop all history, as etcd's compaction does: older versions can neither be watched from nor paged through."""
+        self.resources.store.forget()
+        self._reads.lists.forget()
 
     async def serve(self, host: str, port: int, ssl_context: ssl.SSLContext | None) -> int:
         """Listen; returns the port, which the system chooses if 0 is given. A request ends when its client goes."""
@@ -167,7 +172,6 @@ class ApiServer:
         if call is None:
             return await self._other(request, user)
         call.user = user
-        request["call"] = call
         call.kind = self.resources.kinds.by_resource(call.group, call.version, call.plural)
         self.authorizer.check(user, call.action)
         subresource = self._subresources.get((call.group, call.version, call.plural, call.subresource)) if call.subresource else None

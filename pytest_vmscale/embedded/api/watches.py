@@ -198,7 +198,7 @@ class Watches:
 
     async def _send_bookmarks(self) -> None:
         while True:
-            await asyncio.sleep(max(LEAST_BOOKMARK_WALL_SECONDS, BOOKMARK_SECONDS / self._clock.speed))
+            await asyncio.gather(asyncio.sleep(LEAST_BOOKMARK_WALL_SECONDS), self._clock.sleep(BOOKMARK_SECONDS))
             for watchers in self._watchers.values():
                 for watcher in watchers:
                     if watcher.bookmarks and not watcher.finished:

@@ -245,7 +245,7 @@ class Writes:
         listing: ListOptions = parse_options(call.query)
         options = await self._delete_options(call)
         chosen = selection(kind, call.namespace, listing.label_selector, listing.field_selector)
-        entries = [entry for entry in self._resources.store.entries(kind, call.namespace) if chosen.matches(entry)]
+        entries = chosen.filter(self._resources.store.entries(kind, call.namespace))
         if listing.limit > 0:
             entries = entries[: listing.limit]
         for entry in entries:

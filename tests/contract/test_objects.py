@@ -1,0 +1,195 @@
+"""Create, read and replace."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from .conftest import Api, config_map, vm
+
+
+def test_a_created_object_has_what_the_server_gives(api: Api) -> None:
+    reply = api.post(api.vms, vm("a"))
+    meta = reply.json["metadata"]
+    assert reply.code == 201
+    assert meta["generation"] == 1
+    assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", meta["uid"])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", meta["creationTimestamp"])
+    assert meta["resourceVersion"].isdigit()
+    assert api.get(f"{api.vms}/a").json == reply.json
+
+
+def test_generated_names(api: Api) -> None:
+    body = vm("x")
+    body["metadata"] = {"generateName": "gen-"}
+    names = {api.post(api.vms, body).json["metadata"]["name"] for _ in range(3)}
+    assert len(names) == 3
+    assert all(re.fullmatch(r"gen-[bcdfghjklmnpqrstvwxz2456789]{5}", name) for name in names)
+
+
+def test_created_twice(api: Api) -> None:
+    api.post(api.vms, vm("a"))
+    reply = api.post(api.vms, vm("a"))
+    assert (reply.code, reply.json["reason"]) == (409, "AlreadyExists")
+    assert reply.json["details"] == {"name": "a", "group": "kubevirt.io", "kind": "virtualmachines"}
+
+
+def test_what_the_client_may_not_set_is_the_servers(api: Api) -> None:
+    body = vm("a")
+    body["metadata"].update({"uid": "mine", "creationTimestamp": "2001-01-01T00:00:00Z", "generation": 77})
+    body["status"] = {"printableStatus": "Running"}
+    created = api.post(api.vms, body).json
+    assert created["metadata"]["uid"] != "mine"
+    assert created["metadata"]["creationTimestamp"] > "2020"
+    assert created["metadata"]["generation"] == 1
+    assert "status" not in created
+
+
+@pytest.mark.parametrize(("body", "code"), [("{nope", 400), ("[]", 400), ("null", 400), ("", 400), ('"text"', 400)])
+def test_a_body_that_is_no_object(api: Api, body: str, code: int) -> None:
+    reply = api.post(api.vms, body)
+    assert (reply.code, reply.json["kind"], reply.json["code"]) == (code, "Status", code)
+
+
+def test_media_types(api: Api) -> None:
+    assert api.post(api.vms, "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nmetadata: {name: y}\nspec: {running: false, template: {spec: {domain: {devices: {}}}}}\n",
+                    content="application/yaml").code == 201
+    assert api.post(api.vms, vm("z"), content="text/plain").code == 415
+    assert api.get(f"{api.vms}/y", accept="text/html").code == 406
+    assert api.get(f"{api.vms}/y", accept="application/yaml").text.startswith("apiVersion: kubevirt.io/v1\nkind: VirtualMachine\n")
+
+
+@pytest.mark.parametrize(("change", "code", "words"), [
+    ({"kind": "Other"}, 422, "kind: Invalid value: \"Other\": must be VirtualMachine"),
+    ({"metadata": {"name": "a", "namespace": "default"}}, 400, "the namespace of the provided object does not match the namespace sent on the request"),
+    ({"metadata": {"name": "Bad_Name"}}, 422, "a lowercase RFC 1123 subdomain must consist of"),
+    ({"metadata": {}}, 422, "metadata.name: Required value: name or generateName is required"),
+    ({"metadata": {"name": "a", "labels": {"a": "b c"}}}, 422, "a valid label must be an empty string or consist of"),
+    ({"metadata": {"name": "a", "labels": {"a": 1}}}, 400, "json: cannot unmarshal number"),
+    ({"metadata": "text"}, 400, "cannot"),
+    ({"spec": {"runStrategy": 5}}, 422, "spec.runStrategy in body must be of type string"),
+])
+def test_objects_that_are_refused(api: Api, change: dict[str, object], code: int, words: str) -> None:
+    reply = api.post(api.vms, {**vm("a"), **change})
+    assert reply.code == code
+    assert words in reply.json["message"]
+    assert api.get(f"{api.vms}/a").code == 404
+
+
+def test_unknown_fields(api: Api) -> None:
+    body = vm("a")
+    body["spec"]["bogus"] = 1
+    strict = api.post(f"{api.vms}?fieldValidation=Strict", body)
+    assert (strict.code, strict.json["message"]) == (
+        400, 'VirtualMachine in version "v1" cannot be handled as a VirtualMachine: strict decoding error: unknown field "spec.bogus"')
+    warned = api.post(f"{api.vms}?dryRun=All", body)
+    assert (warned.code, warned.warnings) == (201, ['299 - "unknown field \\"spec.bogus\\""'])
+    ignored = api.post(f"{api.vms}?fieldValidation=Ignore", body)
+    assert (ignored.code, ignored.warnings) == (201, [])
+    assert "bogus" not in ignored.json["spec"]
+
+
+def test_a_dry_run_keeps_nothing(api: Api) -> None:
+    assert api.post(f"{api.vms}?dryRun=All", vm("a")).code == 201
+    assert api.get(f"{api.vms}/a").code == 404
+    api.post(api.vms, vm("a"))
+    assert api.patch(f"{api.vms}/a?dryRun=All", {"metadata": {"labels": {"new": "1"}}}).json["metadata"]["labels"]["new"] == "1"
+    assert api.delete(f"{api.vms}/a?dryRun=All").code == 200
+    assert "new" not in api.get(f"{api.vms}/a").json["metadata"].get("labels", {})
+    assert api.post(f"{api.vms}?dryRun=Some", vm("b")).code == 422
+
+
+def test_in_a_namespace_that_is_not_there(api: Api) -> None:
+    reply = api.post("/apis/kubevirt.io/v1/namespaces/no-such-namespace/virtualmachines", vm("a"))
+    assert (reply.code, reply.json["message"]) == (404, 'namespaces "no-such-namespace" not found')
+
+
+def test_replace(api: Api) -> None:
+    created = api.post(api.vms, vm("a")).json
+    changed = {**created, "spec": {**created["spec"], "runStrategy": "Manual"}}
+    updated = api.put(f"{api.vms}/a", changed)
+    assert updated.code == 200
+    assert updated.json["metadata"]["generation"] == 2
+    assert updated.json["metadata"]["resourceVersion"] != created["metadata"]["resourceVersion"]
+    stale = api.put(f"{api.vms}/a", changed)
+    assert (stale.code, stale.json["reason"]) == (409, "Conflict")
+    assert "the object has been modified; please apply your changes to the latest version and try again" in stale.json["message"]
+    without = api.put(f"{api.vms}/a", vm("a"))
+    assert (without.code, "metadata.resourceVersion: Invalid value: 0: must be specified for an update" in without.json["message"]) == (422, True)
+    assert api.put(f"{api.vms}/a", {**changed, "metadata": {**changed["metadata"], "name": "b"}}).code == 400
+    assert api.put(f"{api.vms}/nope", {**vm("nope"), "metadata": {"name": "nope", "resourceVersion": "1"}}).code == 404
+
+
+def test_replace_of_a_built_in_kind_needs_no_version(api: Api) -> None:
+    api.post(api.core("configmaps"), config_map("c", {"k": "1"}))
+    updated = api.put(api.core("configmaps") + "/c", config_map("c", {"k": "2"}))
+    assert (updated.code, updated.json["data"]) == (200, {"k": "2"})
+
+
+def test_a_write_that_changes_nothing_keeps_the_version(api: Api) -> None:
+    created = api.post(api.vms, vm("a")).json
+    assert api.put(f"{api.vms}/a", created).json["metadata"]["resourceVersion"] == created["metadata"]["resourceVersion"]
+
+
+def test_labels_do_not_move_the_generation(api: Api) -> None:
+    api.post(api.vms, vm("a"))
+    assert api.patch(f"{api.vms}/a", {"metadata": {"labels": {"x": "y"}}}).json["metadata"]["generation"] == 1
+
+
+def test_status_and_the_rest_are_written_apart(api: Api) -> None:
+    api.post(api.vms, vm("a"))
+    through_main = api.patch(f"{api.vms}/a", {"status": {"printableStatus": "Running"}}).json
+    assert "status" not in through_main
+    through_status = api.patch(f"{api.vms}/a/status", {"status": {"printableStatus": "Running"}, "spec": {"runStrategy": "Always"}}).json
+    assert through_status["status"] == {"printableStatus": "Running"}
+    assert (through_status["spec"]["runStrategy"], through_status["metadata"]["generation"]) == ("Halted", 1)
+    assert api.get(f"{api.vms}/a/status").json == api.get(f"{api.vms}/a").json
+
+
+def test_a_kind_without_status_subresource_has_its_status_written_with_the_rest(api: Api) -> None:
+    path = f"/apis/kubevirt.io/v1/namespaces/{api.namespace}/virtualmachineinstances"
+    body = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": "i"}, "spec": {"domain": {"devices": {}}}, "status": {"phase": "Pending"}}
+    assert api.post(path, body).json["status"]["phase"] == "Pending"
+    assert api.patch(f"{path}/i", {"status": {"phase": "Running"}}).json["status"]["phase"] == "Running"
+    assert api.get(f"{path}/i/status").code == 404
+
+
+def test_another_version_of_the_same_object(embedded: Api) -> None:
+    embedded.post(embedded.vms, vm("a"))
+    old = embedded.vms.replace("/v1/", "/v1alpha3/")
+    assert embedded.get(f"{old}/a").json["apiVersion"] == "kubevirt.io/v1alpha3"
+    listed = embedded.get(old).json
+    assert (listed["apiVersion"], listed["items"][0]["apiVersion"]) == ("kubevirt.io/v1alpha3", "kubevirt.io/v1alpha3")
+    assert embedded.post(old, {**vm("b"), "apiVersion": "kubevirt.io/v1alpha3"}).json["apiVersion"] == "kubevirt.io/v1alpha3"
+    assert embedded.get(f"{embedded.vms}/b").json["apiVersion"] == "kubevirt.io/v1"
+
+
+def test_what_the_url_cannot_do(api: Api) -> None:
+    api.post(api.vms, vm("a"))
+    assert api.put(api.vms, vm("a")).json["message"] == "name must be provided"
+    assert api.post(f"{api.vms}/a", vm("a")).code == 405
+    assert api.post("/apis/kubevirt.io/v1/virtualmachines", vm("a")).code in (404, 405)
+
+
+def test_a_body_over_the_limit(api: Api) -> None:
+    reply = api.post(api.core("configmaps"), config_map("big", {"k": "x" * 4 * 2**20}))
+    assert (reply.code, reply.json["reason"]) == (413, "RequestEntityTooLarge")
+
+
+def test_scale(embedded: Api) -> None:
+    path = f"/apis/apps/v1/namespaces/{embedded.namespace}/deployments"
+    template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    embedded.post(path, {"metadata": {"name": "d"}, "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": template}})
+    scale = embedded.get(f"{path}/d/scale").json
+    assert (scale["kind"], scale["spec"]["replicas"], scale["status"]["selector"]) == ("Scale", 2, "a=b")
+    assert embedded.patch(f"{path}/d/scale", {"spec": {"replicas": 5}}).json["spec"]["replicas"] == 5
+    deployment = embedded.get(f"{path}/d").json
+    assert (deployment["spec"]["replicas"], deployment["metadata"]["generation"]) == (5, 2)
+    assert embedded.patch(f"{path}/d/scale", {"spec": {"replicas": -1}}).code == 422
+
+
+def test_the_answers_text_is_json_with_the_kind_first(api: Api) -> None:
+    text = api.post(api.vms, vm("a")).text
+    assert list(json.loads(text))[:2] == ["apiVersion", "kind"]

@@ -1,0 +1,151 @@
+"""Who may do what: tokens, RBAC, reviews."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .conftest import Api
+
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+
+
+def account(api: Api, name: str) -> str:
+    """A ServiceAccount's token."""
+    api.post(api.core("serviceaccounts"), {"metadata": {"name": name}})
+    reply = api.post(api.core("serviceaccounts") + f"/{name}/token", {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "spec": {"expirationSeconds": 3600}})
+    assert reply.code == 201, reply.text
+    return str(reply.json["status"]["token"])
+
+
+def allow(api: Api, name: str, **rule: Any) -> None:
+    path = f"{RBAC}/namespaces/{api.namespace}"
+    assert api.post(f"{path}/roles", {"metadata": {"name": name}, "rules": [rule]}).code == 201
+    assert api.post(f"{path}/rolebindings", {"metadata": {"name": name}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+                                             "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": api.namespace}]}).code == 201
+
+
+def test_a_wrong_token(api: Api) -> None:
+    reply = api.get(api.vms, token="wrong")
+    assert (reply.code, reply.json["reason"], reply.json["message"]) == (401, "Unauthorized", "Unauthorized")
+
+
+def test_no_token_is_anonymous(api: Api) -> None:
+    reply = api.get(api.vms, token="")
+    assert reply.code in (401, 403)
+    if reply.code == 403:
+        assert reply.json["message"] == (f'virtualmachines.kubevirt.io is forbidden: User "system:anonymous" cannot list resource "virtualmachines" in API group "kubevirt.io" '
+                                         f'in the namespace "{api.namespace}"')
+
+
+def test_public_paths_need_no_token(embedded: Api) -> None:
+    assert embedded.get("/healthz", token="").code == embedded.get("/version", token="").code == 200
+    reply = embedded.get("/apis", token="")
+    assert (reply.code, reply.json["message"]) == (403, 'forbidden: User "system:anonymous" cannot get path "/apis"')
+
+
+def test_a_role_allows_what_it_says(api: Api) -> None:
+    token = account(api, "worker")
+    refused = api.get(f"{api.vms}/a", token=token)
+    assert (refused.code, refused.json["reason"]) == (403, "Forbidden")
+    assert refused.json["message"] == (f'virtualmachines.kubevirt.io "a" is forbidden: User "system:serviceaccount:{api.namespace}:worker" cannot get resource "virtualmachines" '
+                                       f'in API group "kubevirt.io" in the namespace "{api.namespace}"')
+    allow(api, "worker", apiGroups=["kubevirt.io"], resources=["virtualmachines"], verbs=["get", "list"])
+    assert api.get(f"{api.vms}/a", token=token).code == 404
+    assert api.get(api.vms, token=token).code == 200
+    assert api.get(f"{api.vms}?watch=true&timeoutSeconds=1", token=token).code == 403
+    assert api.delete(f"{api.vms}/a", token=token).code == 403
+    assert api.patch(f"{api.vms}/a/status", {}, token=token).code == 403
+    assert api.get("/apis/kubevirt.io/v1/virtualmachines", token=token).json["message"].endswith("at the cluster scope")
+    assert api.get("/apis/kubevirt.io/v1", token=token).code == 200  # discovery is everybody's
+
+
+def test_a_rule_can_name_objects(api: Api) -> None:
+    token = account(api, "named")
+    allow(api, "named", apiGroups=[""], resources=["configmaps"], verbs=["get"], resourceNames=["mine"])
+    assert api.get(api.core("configmaps") + "/mine", token=token).code == 404
+    assert api.get(api.core("configmaps") + "/other", token=token).code == 403
+
+
+def test_a_cluster_role_holds_everywhere(embedded: Api) -> None:
+    token = account(embedded, "reader")
+    role = {"metadata": {"name": f"reader-{embedded.namespace}"}, "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list"]}]}
+    embedded.post(f"{RBAC}/clusterroles", role)
+    embedded.post(f"{RBAC}/clusterrolebindings", {"metadata": role["metadata"], "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role["metadata"]["name"]},
+                                                  "subjects": [{"kind": "Group", "name": f"system:serviceaccounts:{embedded.namespace}"}]})
+    assert embedded.get("/api/v1/nodes", token=token).code == 200
+    embedded.delete(f"{RBAC}/clusterrolebindings/{role['metadata']['name']}")
+    assert embedded.get("/api/v1/nodes", token=token).code == 403
+
+
+def test_a_token_dies_with_its_account(api: Api) -> None:
+    token = account(api, "short")
+    assert api.get("/version", token=token).code == 200
+    api.delete(api.core("serviceaccounts") + "/short")
+    if api.embedded is not None:  # a real server may take its cache's time
+        assert api.get("/version", token=token).code == 401
+
+
+def test_a_token_cannot_be_made_up(embedded: Api) -> None:
+    token = account(embedded, "signed")
+    head, claims, signature = token.split(".")
+    assert embedded.get("/version", token=f"{head}.{claims[:-2]}xx.{signature}").code == 401
+    assert embedded.get("/version", token=f"{head}.{claims}.").code == 401
+    assert embedded.post(embedded.core("serviceaccounts") + "/signed/token", {"spec": {"expirationSeconds": 5}}).code == 422
+
+
+def review(api: Api, kind: str, spec: dict[str, Any], group: str = "authorization.k8s.io", **more: Any) -> Any:
+    reply = api.post(f"/apis/{group}/v1/{kind.lower()}s", {"kind": kind, "apiVersion": f"{group}/v1", "spec": spec}, **more)
+    assert reply.code == 201, reply.text
+    return reply.json["status"]
+
+
+def test_reviews(api: Api) -> None:
+    token = account(api, "asker")
+    allow(api, "asker", apiGroups=[""], resources=["pods", "pods/log"], verbs=["get"])
+    attributes = {"verb": "get", "resource": "pods", "namespace": api.namespace}
+    assert review(api, "SelfSubjectAccessReview", {"resourceAttributes": attributes})["allowed"] is True
+    assert review(api, "SelfSubjectAccessReview", {"resourceAttributes": attributes}, token=token)["allowed"] is True
+    assert review(api, "SelfSubjectAccessReview", {"resourceAttributes": {**attributes, "subresource": "log"}}, token=token)["allowed"] is True
+    assert review(api, "SelfSubjectAccessReview", {"resourceAttributes": {**attributes, "verb": "delete"}}, token=token)["allowed"] is False
+    user = f"system:serviceaccount:{api.namespace}:asker"
+    assert review(api, "SubjectAccessReview", {"user": user, "resourceAttributes": attributes})["allowed"] is True
+    rules = review(api, "SelfSubjectRulesReview", {"namespace": api.namespace}, token=token)["resourceRules"]
+    assert {"verbs": ["get"], "apiGroups": [""], "resources": ["pods", "pods/log"]} in rules
+    found = review(api, "TokenReview", {"token": token}, "authentication.k8s.io")
+    assert (found["authenticated"], found["user"]["username"]) == (True, user)
+    assert "error" in review(api, "TokenReview", {"token": "wrong"}, "authentication.k8s.io")
+
+
+def test_impersonation(embedded: Api) -> None:
+    reply = embedded.get(embedded.vms, headers={"Impersonate-User": "jane"})
+    assert (reply.code, 'User "jane" cannot list' in reply.json["message"]) == (403, True)
+    token = account(embedded, "nobody")
+    reply = embedded.get(embedded.vms, token=token, headers={"Impersonate-User": "jane"})
+    assert (reply.code, 'cannot impersonate resource "users"' in reply.json["message"]) == (403, True)
+
+
+class Failing:
+    """A fault plan of one failure."""
+
+    watch_expiry_seconds = None
+
+    def __init__(self, code: int, retry_after_seconds: float | None) -> None:
+        self.code, self.retry_after_seconds, self.reset = code, retry_after_seconds, False
+
+    def api_failure(self) -> Failing:
+        return self
+
+
+@pytest.mark.parametrize(("code", "after", "reason"), [(429, 1.0, "TooManyRequests"), (500, None, "InternalError"), (503, 2.0, "ServiceUnavailable")])
+def test_failures_of_the_fault_plan(embedded: Api, code: int, after: float | None, reason: str) -> None:
+    server = embedded.embedded
+    kept, server.faults = server.faults, Failing(code, after)
+    try:
+        reply = embedded.get(embedded.vms)
+        healthy = embedded.get("/healthz")
+    finally:
+        server.faults = kept
+    assert (reply.code, reply.json["reason"], reply.headers["Retry-After"]) == (code, reason, f"{after:.0f}" if after else None)
+    assert healthy.code == 200  # only the API fails

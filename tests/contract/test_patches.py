@@ -1,0 +1,142 @@
+"""JSON, merge and strategic patches, and server-side apply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from .conftest import Api, config_map, vm
+
+JSON_PATCH, MERGE, STRATEGIC, APPLY = (f"application/{kind}" for kind in ("json-patch+json", "merge-patch+json", "strategic-merge-patch+json", "apply-patch+yaml"))
+
+
+@pytest.fixture
+def path(api: Api) -> str:
+    api.post(api.vms, vm("a", x="1"))
+    return f"{api.vms}/a"
+
+
+@pytest.fixture
+def pod(api: Api) -> str:
+    body = {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i", "env": [{"name": "A", "value": "1"}]}], "nodeName": "no-such-node"}}
+    assert api.post(api.core("pods"), body).code == 201
+    return api.core("pods") + "/p"
+
+
+def test_merge(api: Api, path: str) -> None:
+    patched = api.patch(path, {"metadata": {"labels": {"x": None, "y": "2"}}, "spec": {"runStrategy": "Manual"}}).json
+    assert (patched["metadata"]["labels"], patched["spec"]["runStrategy"], patched["metadata"]["generation"]) == ({"y": "2"}, "Manual", 2)
+
+
+def test_a_patch_that_changes_nothing_keeps_the_version(api: Api, path: str) -> None:
+    before = api.get(path).json
+    assert api.patch(path, {"spec": {"runStrategy": "Halted"}}).json["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+
+
+def test_a_merge_patch_may_insist_on_a_version(api: Api, path: str) -> None:
+    current = api.get(path).json["metadata"]["resourceVersion"]
+    assert api.patch(path, {"metadata": {"resourceVersion": current, "labels": {"z": "1"}}}).code == 200
+    assert api.patch(path, {"metadata": {"resourceVersion": current, "labels": {"z": "2"}}}).json["reason"] == "Conflict"
+
+
+def test_json(api: Api, path: str) -> None:
+    operations: list[dict[str, Any]] = [{"op": "test", "path": "/spec/runStrategy", "value": "Halted"}, {"op": "add", "path": "/metadata/annotations", "value": {"a/b": "1", "c": "2"}},
+                                        {"op": "remove", "path": "/metadata/annotations/a~1b"}, {"op": "copy", "from": "/metadata/annotations/c", "path": "/metadata/annotations/d"},
+                                        {"op": "replace", "path": "/spec/runStrategy", "value": "Always"}]
+    patched = api.patch(path, operations, JSON_PATCH).json
+    assert (patched["metadata"]["annotations"], patched["spec"]["runStrategy"]) == ({"c": "2", "d": "2"}, "Always")
+
+
+@pytest.mark.parametrize("operations", [
+    [{"op": "test", "path": "/spec/runStrategy", "value": "Always"}],
+    [{"op": "remove", "path": "/spec/nope"}],
+    [{"op": "add", "path": "/nope/nope", "value": 1}],
+    [{"op": "add", "path": "/metadata/labels", "value": {"changed": "1"}}, {"op": "test", "path": "/spec/runStrategy", "value": "Always"}],
+])
+def test_a_json_patch_that_fails_changes_nothing(api: Api, path: str, operations: list[dict[str, Any]]) -> None:
+    before = api.get(path).json
+    reply = api.patch(path, operations, JSON_PATCH)
+    assert (reply.code, reply.json["reason"], reply.json["message"]) == (422, "Invalid", "the server rejected our request due to an error in our request")
+    assert api.get(path).json == before
+
+
+@pytest.mark.parametrize(("content", "body", "code"), [
+    (JSON_PATCH, {"op": "x"}, 400), (JSON_PATCH, "{nope", 400), (MERGE, "{nope", 400), (MERGE, "[]", 400), (STRATEGIC, {}, 415), ("application/json", {}, 415), (APPLY, "{nope: [", 400),
+    (MERGE, {"metadata": {"name": "other"}}, 400), (MERGE, {"metadata": {"uid": "other"}}, 422), (MERGE, {"spec": {"template": None}}, 422), (MERGE, {"metadata": "text"}, 400),
+])
+def test_patches_that_are_refused(api: Api, path: str, content: str, body: Any, code: int) -> None:
+    before = api.get(path).json
+    reply = api.patch(path + ("?fieldManager=m" if content == APPLY else ""), body, content)
+    assert (reply.code, reply.json["code"]) == (code, code)
+    assert api.get(path).json == before
+
+
+def test_what_is_not_there_cannot_be_patched(api: Api) -> None:
+    assert api.patch(f"{api.vms}/nope", {}).code == 404
+
+
+def test_a_status_patch_reaches_the_status_only(api: Api, path: str) -> None:
+    patched = api.patch(f"{path}/status", [{"op": "add", "path": "/status", "value": {"ready": True}}, {"op": "replace", "path": "/spec/runStrategy", "value": "Always"}], JSON_PATCH).json
+    assert (patched["status"], patched["spec"]["runStrategy"]) == ({"ready": True}, "Halted")
+
+
+def test_strategic_merges_lists_by_key(api: Api, pod: str) -> None:
+    patched = api.patch(pod, {"spec": {"containers": [{"name": "c", "image": "i2"}]}}, STRATEGIC).json
+    container = patched["spec"]["containers"][0]
+    assert (len(patched["spec"]["containers"]), container["image"], container["env"]) == (1, "i2", [{"name": "A", "value": "1"}])
+
+
+def test_strategic_directives(api: Api, pod: str) -> None:
+    taint = {"$patch": "replace", "a": "1"}
+    api.patch(pod, {"metadata": {"labels": {"old": "1"}}}, STRATEGIC)
+    assert api.patch(pod, {"metadata": {"labels": taint}}, STRATEGIC).json["metadata"]["labels"] == {"a": "1"}
+    api.patch(pod + "/status", {"status": {"conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "True"}]}}, STRATEGIC)
+    patched = api.patch(pod + "/status", {"status": {"conditions": [{"type": "A", "$patch": "delete"}, {"type": "B", "status": "False"}]}}, STRATEGIC).json
+    assert [(condition["type"], condition["status"]) for condition in patched["status"]["conditions"]] == [("B", "False")]
+    api.patch(pod, {"metadata": {"finalizers": ["a/b", "c/d"]}}, STRATEGIC)
+    assert api.patch(pod, {"metadata": {"$deleteFromPrimitiveList/finalizers": ["a/b"]}}, STRATEGIC).json["metadata"]["finalizers"] == ["c/d"]
+    api.patch(pod, {"metadata": {"finalizers": None}}, STRATEGIC)
+
+
+def test_strict_validation_of_a_patch(api: Api, path: str) -> None:
+    reply = api.patch(f"{path}?fieldValidation=Strict", {"spec": {"bogus": 1}})
+    assert (reply.code, 'strict decoding error: unknown field "spec.bogus"' in reply.json["message"]) == (422, True)
+    assert api.patch(path, {"spec": {"bogus": 1}}).warnings == ['299 - "unknown field \\"spec.bogus\\""']
+
+
+def test_apply_creates_and_owns(api: Api) -> None:
+    target = f"{api.vms}/s?fieldManager=one"
+    created = api.patch(target, vm("s", a="1"), APPLY)
+    assert created.code == 201
+    again = api.patch(target, vm("s", a="1"), APPLY)
+    assert (again.code, again.json["metadata"]["resourceVersion"]) == (200, created.json["metadata"]["resourceVersion"])
+    assert [(entry["manager"], entry["operation"]) for entry in again.json["metadata"]["managedFields"]] == [("one", "Apply")]
+
+
+def test_apply_conflicts(api: Api) -> None:
+    api.patch(f"{api.vms}/s?fieldManager=one", vm("s"), APPLY)
+    other = vm("s")
+    other["spec"]["runStrategy"] = "Always"
+    reply = api.patch(f"{api.vms}/s?fieldManager=two", other, APPLY)
+    assert (reply.code, reply.json["message"]) == (409, 'Apply failed with 1 conflict: conflict with "one": .spec.runStrategy')
+    assert reply.json["details"]["causes"] == [{"reason": "FieldManagerConflict", "message": 'conflict with "one"', "field": ".spec.runStrategy"}]
+    assert api.patch(f"{api.vms}/s?fieldManager=two&force=true", other, APPLY).json["spec"]["runStrategy"] == "Always"
+
+
+def test_what_is_no_longer_applied_goes(api: Api) -> None:
+    api.patch(f"{api.vms}/s?fieldManager=one", vm("s", a="1", b="2"), APPLY)
+    assert api.patch(f"{api.vms}/s?fieldManager=one", vm("s", a="1"), APPLY).json["metadata"]["labels"] == {"a": "1"}
+
+
+def test_apply_needs_a_manager(api: Api) -> None:
+    reply = api.patch(f"{api.vms}/s", vm("s"), APPLY)
+    assert (reply.code, "fieldManager: Required value: is required for apply patch" in reply.json["message"]) == (422, True)
+    assert api.patch(f"{api.vms}/s?force=true", {}).code == 422  # force is for apply alone
+
+
+def test_who_wrote_what_is_kept(api: Api) -> None:
+    api.post(api.core("configmaps") + "?fieldManager=creator", config_map("c", {"k": "1"}))
+    fields = api.patch(api.core("configmaps") + "/c?fieldManager=editor", {"data": {"l": "2"}}).json["metadata"]["managedFields"]
+    assert {(entry["manager"], entry["operation"]) for entry in fields} == {("creator", "Update"), ("editor", "Update")}
+    assert next(entry for entry in fields if entry["manager"] == "editor")["fieldsV1"] == {"f:data": {"f:l": {}}}

@@ -235,9 +235,11 @@ class PodsByLabel:
             return []
         wanted: dict[str, str] = selector.get("matchLabels") or {}
         groups: list[set[Key]] = [self._by_label.get((namespace, *label), set()) for label in wanted.items()]
-        store = self._resources.store
-        entries = ([entry for key in sorted(min(groups, key=lambda keys: len(keys))) if (entry := store.entry(self._kind, *key))] if groups
-                   else store.entries(self._kind, namespace))
+        if not groups:
+            entries = self._resources.store.entries(self._kind, namespace)
+        else:
+            smallest: set[Key] = min(groups, key=len)
+            entries = [entry for key in sorted(smallest) if (entry := self._resources.store.entry(self._kind, *key))]
         return [entry.obj for entry in entries if selects(selector, entry.labels)]
 
     def _add(self, entry: Entry) -> None:

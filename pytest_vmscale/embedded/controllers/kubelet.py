@@ -234,7 +234,8 @@ class Kubelet:
             if there is None:
                 at = machine.images[image] = at + self._spread(self._timing.image_pull_seconds)
                 self._event(pod, "Pulling", f'Pulling image "{image}"')
-                self._event(pod, "Pulled", f'Successfully pulled image "{image}" in {at - now:.6f}s')
+                message = f'Successfully pulled image "{image}" in {at - now:.6f}s'
+                self._clock.call_at(at, lambda message=message: self._event(pod, "Pulled", message))  # type: ignore[misc]
                 continue
             at = max(at, there)
             if container.get("imagePullPolicy") == "Always":

@@ -78,7 +78,7 @@ def test_what_is_not_there_cannot_be_patched(api: Api) -> None:
 
 def test_a_status_patch_reaches_the_status_only(api: Api, path: str) -> None:
     patched = api.patch(f"{path}/status", [{"op": "add", "path": "/status", "value": {"ready": True}}, {"op": "replace", "path": "/spec/runStrategy", "value": "Always"}], JSON_PATCH).json
-    assert (patched["status"], patched["spec"]["runStrategy"]) == ({"ready": True}, "Halted")
+    assert (patched["status"]["ready"], patched["spec"]["runStrategy"]) == (True, "Halted")
 
 
 def test_strategic_merges_lists_by_key(api: Api, pod: str) -> None:

@@ -18,6 +18,7 @@ from .auth import AUTHENTICATED, MASTERS, Action, Authenticator, Authorizer, Use
 from .calls import Call, parse
 from .discovery import AGGREGATED_V2, Discovery
 from .kinds import Kind
+from .openapi import documents
 from .reads import Reads
 from .representations import JSON, LIMIT_BYTES, answer, answer_object
 from .resources import Resources
@@ -87,6 +88,7 @@ class ApiServer:
         self._reviews = Reviews(resources, self.authenticator, self.authorizer)
         for (group, version_name), entries in self._reviews.discovery().items():
             self.discovery.add(group, version_name, entries)
+        self._documents = documents(resources.kinds)
         self._subresources: dict[tuple[str, str, str, str], tuple[set[str], SubresourceHandler]] = {}
         self._routes: dict[tuple[str, str], Handler] = {}
         self.add_subresource("", "v1", "serviceaccounts", "token", {"POST"}, self._reviews.request_token,
@@ -273,9 +275,7 @@ class ApiServer:
         return web.Response(text="ok") if not names or names == ["ping"] or names == ["etcd"] else not_found()
 
     def _openapi(self, request: web.Request, path: str) -> web.StreamResponse:
-        from . import openapi
-
-        document = openapi.documents(self.resources.kinds).get(path.removeprefix("/"))
+        document = self._documents.get(path.removeprefix("/"))
         return not_found() if document is None else web.Response(body=document, content_type=JSON)
 
     def _discover(self, request: web.Request, path: str) -> web.StreamResponse:

@@ -10,6 +10,7 @@ from ..api.store import Change, Key, Object
 from ..queue import Workers
 from .common import Cluster, owner_reference, set_condition
 from .events import Recorder
+from .volumes import SELECTED_NODE, bind
 
 COMPONENT = "datavolume-controller"
 BIND_NOW = "cdi.kubevirt.io/storage.bind.immediate.requested"
@@ -37,7 +38,7 @@ class DataVolumes:
         self._timing: Any = cluster.timing.cdi
         kind = cluster.resources.kind
         self._data_volumes, self._claims = kind("datavolumes.cdi.kubevirt.io"), kind("persistentvolumeclaims")
-        self._volumes, self._classes = kind("persistentvolumes"), kind("storageclasses.storage.k8s.io")
+        self._classes = kind("storageclasses.storage.k8s.io")
         self._profiles, self._snapshot_classes = kind("storageprofiles.cdi.kubevirt.io"), kind("volumesnapshotclasses.snapshot.storage.k8s.io")
         self._events = Recorder(cluster)
         self._clones, self._imports = asyncio.Semaphore(self._timing.parallel_clones), asyncio.Semaphore(self._timing.parallel_imports)
@@ -87,9 +88,8 @@ class DataVolumes:
                 return
             claim = self._resources.create(self._claims, self._claim_for(data_volume))
             self._events.event(data_volume, "Normal", "Pending", f"PVC {key[1]} Pending", COMPONENT)
-        if claim.get("status", {}).get("phase") != "Bound":
-            waits = self._waits_for_consumer(claim)
-            self._report(data_volume, "WaitForFirstConsumer" if waits else _scheduled(data_volume), "Pending")
+        if claim.get("status", {}).get("phase") != "Bound" and self._waits_for_consumer(claim):
+            self._report(data_volume, "WaitForFirstConsumer", "Pending")
             return
         uid = data_volume["metadata"]["uid"]
         if uid not in self._filling:
@@ -137,17 +137,18 @@ class DataVolumes:
         return {"metadata": {"name": meta["name"], "namespace": meta["namespace"], "annotations": annotations,
                              "labels": {**(meta.get("labels") or {}), "app": "containerized-data-importer", "app.kubernetes.io/component": "storage",
                                         "app.kubernetes.io/managed-by": "cdi-controller"},
-                             "ownerReferences": [owner_reference(self._data_volumes, data_volume)], "finalizers": ["kubernetes.io/pvc-protection"]},
+                             "ownerReferences": [owner_reference(self._data_volumes, data_volume)]},
                 "spec": asked, "status": {"phase": "Pending"}}
 
     def _waits_for_consumer(self, claim: Object) -> bool:
-        if (claim["metadata"].get("annotations") or {}).get(BIND_NOW) is not None:
+        annotations = claim["metadata"].get("annotations") or {}
+        if BIND_NOW in annotations or SELECTED_NODE in annotations:
             return False
         found = self._resources.find(self._classes, "", claim["spec"].get("storageClassName") or "")
         return found is not None and found.get("volumeBindingMode") == "WaitForFirstConsumer"
 
     async def _fill(self, key: Key, uid: str) -> None:
-        """Put the data in. The claim is bound; a slot of those that the storage has is waited for."""
+        """Put the data in, and bind the claim. A slot of those that the storage has is waited for."""
         data_volume = self._live(key, uid)
         if data_volume is None:
             return
@@ -178,12 +179,16 @@ class DataVolumes:
                 if self._cluster.faults.stuck_clone(*key):
                     await asyncio.Event().wait()
                 await self._clock.sleep(self._timing.rebind_seconds if step in SHORT_STEPS else self._timing.clone_seconds[strategy])
+                if step not in SHORT_STEPS:
+                    self._bind(key, uid)
 
     async def _import(self, key: Key, uid: str) -> None:
         async with self._imports:
             data_volume = self._live(key, uid)
             if data_volume is None:
                 return
+            await self._clock.sleep(self._timing.bind_seconds)
+            self._bind(key, uid)
             blank = "blank" in (data_volume["spec"].get("source") or {})
             seconds = self._timing.blank_seconds if blank else self._timing.import_seconds
             for share in range(4):
@@ -192,6 +197,12 @@ class DataVolumes:
                     return
                 self._report(data_volume, "ImportInProgress", "TransferRunning", progress=f"{25.0 * share:.2f}%")
                 await self._clock.sleep(seconds / 4)
+
+    def _bind(self, key: Key, uid: str) -> None:
+        """The volume is there: bind the claim to it, if it is not."""
+        claim = self._resources.find(self._claims, *key)
+        if self._live(key, uid) and claim and claim.get("status", {}).get("phase") != "Bound" and "deletionTimestamp" not in claim["metadata"]:
+            bind(self._cluster, claim)
 
     def _live(self, key: Key, uid: str) -> Object | None:
         data_volume = self._resources.find(self._data_volumes, *key)
@@ -287,19 +298,7 @@ class DataVolumes:
                  **({"message": message} if message else {})}
                 for type_, status, reason, message in (("Bound", "True", "Bound", f"PVC {name} Bound"), ("Running", "False", "Completed", "Import Complete"),
                                                        ("Ready", "True", "", ""))]}})
-        volume = f"pvc-{data_volume['metadata']['uid']}"
-        claim = self._claim_for(data_volume)
-        claim["spec"]["volumeName"] = volume
-        claim["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"] = "yes"
-        claim["status"] = {"phase": "Bound", "accessModes": asked["accessModes"], "capacity": {"storage": GOLDEN_SIZE}}
-        claim = self._resources.create(self._claims, claim)
-        self._resources.create(self._volumes, {
-            "metadata": {"name": volume, "annotations": {"pv.kubernetes.io/provisioned-by": "openshift-storage.rbd.csi.ceph.com"}},
-            "spec": {"accessModes": asked["accessModes"], "capacity": {"storage": GOLDEN_SIZE}, "volumeMode": "Block", "storageClassName": GOLDEN_CLASS,
-                     "persistentVolumeReclaimPolicy": "Delete",
-                     "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": name, "namespace": GOLDEN_NAMESPACE, "uid": claim["metadata"]["uid"]},
-                     "csi": {"driver": "openshift-storage.rbd.csi.ceph.com", "volumeHandle": f"0001-0011-openshift-storage-{data_volume['metadata']['uid']}"}},
-            "status": {"phase": "Bound"}})
+        bind(self._cluster, self._resources.create(self._claims, self._claim_for(data_volume)))
 
 
 def _phase(data_volume: Object) -> str:

@@ -338,3 +338,18 @@ def test_the_whole_side_comes_up_and_virtualization_is_available():
             assert status(cluster, "machineconfigpools.machineconfiguration.openshift.io", "worker")["readyMachineCount"] == 10
 
     play(scenario)
+
+
+def test_a_stored_object_takes_little_more_memory_than_its_text():
+    """orjson's own buffers are 8 KiB each: 24,400 pods with their events would take a gigabyte more."""
+    import tracemalloc
+
+    cluster = StandIn()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for index in range(200):
+            cluster.create("configmaps", {"metadata": {"name": f"c{index}"}})
+        assert (tracemalloc.get_traced_memory()[0] - before) / 200 < 3000
+    finally:
+        tracemalloc.stop()

@@ -36,6 +36,7 @@ class Machine:
 
     name: str
     subnet: int  # number of the first address
+    ip: str  # the host's own
     free: list[int] = field(default_factory=list)  # offsets in the subnet that were given back
     next: int = 2
     starting: int = 0
@@ -96,7 +97,8 @@ class Kubelet:
         machine = self._machines.get(name)
         if machine is None:
             addresses = 2 ** (32 - int(self._timing.pod_subnet_prefix))
-            machine = Machine(name, int(POD_NETWORK.network_address) + len(self._machines) * addresses)
+            subnet = int(POD_NETWORK.network_address) + len(self._machines) * addresses
+            machine = Machine(name, subnet, self._host_ip(name))
             node = self._resources.find(self._nodes, "", name)
             machine.images = {each: 0.0 for image in (node or {}).get("status", {}).get("images") or () for each in image["names"]}
             self._machines[name] = machine
@@ -192,7 +194,7 @@ class Kubelet:
         machine, spec, now = self._machine(known.node), pod["spec"], self._clock.timestamp()
         status = pod["status"]
         status.setdefault("startTime", now)
-        status["hostIP"] = self._host_ip(known.node)
+        status["hostIP"] = machine.ip
         initial = spec.get("initContainers") or []
         if initial:
             names = " ".join(each["name"] for each in initial)

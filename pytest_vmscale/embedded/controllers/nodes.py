@@ -13,7 +13,7 @@ import yaml
 
 from ..api.store import Change, Key, Object
 from ..queue import Workers
-from .common import Cluster, PodsByNode, decoded, is_true, set_condition, tolerates
+from .common import Cluster, PodsByNode, is_true, set_condition, tolerates
 from .events import Recorder
 
 NODES_FILE = Path(__file__).parents[1] / "bootstrap" / "nodes.yaml"
@@ -73,7 +73,8 @@ class Nodes:
                 self._cluster.hosts.machines.add(name)
                 node["status"]["images"] = document["images"]
                 self._set_conditions(node)
-                self._renew(self._resources.create(self._kind, node)["metadata"])
+                self._resources.create(self._kind, node)
+                self._renew(name)
 
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self._cluster.random.getrandbits(128), version=4))
@@ -90,14 +91,15 @@ class Nodes:
     def _interval(self, seconds: float) -> float:
         return max(seconds, LEAST_WALL_SECONDS_BETWEEN_HEARTBEATS * self._clock.speed)
 
-    def _renew(self, meta: Object) -> None:
-        name, now = meta["name"], self._clock.micro_timestamp()
+    def _renew(self, name: str) -> None:
+        now = self._clock.micro_timestamp()
 
         def renew(lease: Object) -> None:
             lease["spec"]["renewTime"] = now
 
         if self._resources.modify(self._leases, "kube-node-lease", name, renew) is None:
-            owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": meta["uid"]}
+            uid = self._resources.get(self._kind, "", name)["metadata"]["uid"]
+            owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}
             self._resources.create(self._leases, {
                 "metadata": {"name": name, "namespace": "kube-node-lease", "ownerReferences": [owner]},
                 "spec": {"holderIdentity": name, "leaseDurationSeconds": int(self._timing.node_lease_duration_seconds), "renewTime": now}})
@@ -106,9 +108,9 @@ class Nodes:
         """All leases in one batch: one wake-up an interval, not one a node."""
         while True:
             await self._clock.sleep(self._interval(self._timing.node_lease_renew_interval_seconds))
-            for entry in self._resources.store.entries(self._kind):
-                if self._cluster.hosts.is_up(entry.key[1]):
-                    self._renew(decoded(entry)["metadata"])
+            for _, name in [entry.key for entry in self._resources.store.entries(self._kind)]:
+                if self._cluster.hosts.is_up(name):
+                    self._renew(name)
 
     async def _report_status(self) -> None:
         while True:
@@ -135,7 +137,7 @@ class Nodes:
 
         node = self._resources.modify(self._kind, "", name, rebooted, subresource="status")
         if node is not None:
-            self._renew(node["metadata"])
+            self._renew(name)
             self._events.event(node, "Normal", "Starting", "Starting kubelet.", "kubelet", name)
             self._events.event(node, "Warning", "Rebooted", f"Node {name} has been rebooted, boot id: {boot_id}", "kubelet", name)
             self._events.event(node, "Normal", "NodeReady", f"Node {name} status is now: NodeReady", "kubelet", name)

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
 
 from ..api.store import Key, Object
 from .common import controller_of, milli, node_selector_matches, selects, untolerated
@@ -186,6 +185,7 @@ def filters(pod: Object, info: PodInfo, snapshot: Snapshot) -> list[Filter]:
     unschedulable_taint = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
     tolerates_cordon = untolerated([unschedulable_taint], tolerations, ("NoSchedule",)) is None
     selector = (spec.get("nodeSelector") or {}).items()
+    wanted = [(name, amount) for name, amount in info.requests.items() if amount]
     required = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get("requiredDuringSchedulingIgnoredDuringExecution")
 
     def node_unschedulable(node: NodeInfo) -> list[str]:
@@ -206,9 +206,11 @@ def filters(pod: Object, info: PodInfo, snapshot: Snapshot) -> list[Filter]:
         return ["node(s) didn't have free ports for the requested pod ports"] if taken else []
 
     def resources(node: NodeInfo) -> list[str]:
-        reasons = ["Too many pods"] if len(node.pods) + 1 > node.max_pods else []
-        return reasons + [f"Insufficient {name}" for name, amount in info.requests.items()
-                          if amount and amount > node.allocatable.get(name, 0) - node.requested[name]]
+        reasons = ["Too many pods"] if len(node.pods) >= node.max_pods else []
+        for name, amount in wanted:
+            if amount > node.allocatable.get(name, 0) - node.requested[name]:
+                reasons.append(f"Insufficient {name}")
+        return reasons
 
     found: list[Filter] = [node_unschedulable, taints]
     if selector or required is not None:
@@ -275,8 +277,8 @@ def _spread(constraint: Object, info: PodInfo, snapshot: Snapshot) -> Filter:
     return spread
 
 
-def score(pod: Object, info: PodInfo, node: NodeInfo, most_of_owner: int) -> float:
-    """Least allocated, balanced allocation, spread of one owner's pods (weight 2), preferred node affinity."""
+def score(info: PodInfo, node: NodeInfo, most_of_owner: int, preferred: list[Object]) -> float:
+    """Least allocated, balanced allocation, spread of one owner's pods (weight 2), preferred node affinity terms."""
     cpu, memory = node.allocatable.get("cpu", 0), node.allocatable.get("memory", 0)
     if not cpu or not memory:
         return 0.0
@@ -284,10 +286,8 @@ def score(pod: Object, info: PodInfo, node: NodeInfo, most_of_owner: int) -> flo
     total = (1 - cpu_share + 1 - memory_share) / 2 * MAX_SCORE + (1 - abs(cpu_share - memory_share) / 2) * MAX_SCORE
     if most_of_owner:
         total += 2 * MAX_SCORE * (1 - node.owners[info.owner] / most_of_owner)
-    affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}
-    preferred: list[Any] = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or []
-    weights = sum(term["weight"] for term in preferred)
-    if weights:
+    if preferred:
+        weights = sum(term["weight"] for term in preferred)
         matched = sum(term["weight"] for term in preferred
                       if node_selector_matches({"nodeSelectorTerms": [term["preference"]]}, node.labels, node.name))
         total += MAX_SCORE * matched / weights
@@ -311,7 +311,9 @@ def choose(pod: Object, info: PodInfo, snapshot: Snapshot, random: Random) -> tu
     if not feasible:
         return None, dict(refused), len(nodes)
     most = max(node.owners[info.owner] for node in feasible) if info.owner else 0
-    scores = [score(pod, info, node, most) for node in feasible]
+    affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity") or {}
+    preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or []
+    scores = [score(info, node, most, preferred) for node in feasible]
     best = max(scores)
     return random.choice([node.name for node, each in zip(feasible, scores, strict=True) if each >= best - 1e-9]), dict(refused), len(nodes)
 

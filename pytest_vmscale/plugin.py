@@ -23,9 +23,10 @@ MARKERS = {
     "upgrade": "upgrade the cluster under load",
     "density": "as many VMs on one node as it takes",
     "preflight": "is the cluster fit for the suites",
+    "sweep": "judges all points of a sweep together",
     "disruptive": "reboots nodes, edits cluster-scoped objects or upgrades: needs --allow-disruptive on a real cluster",
 }
-SCENARIOS = tuple(name for name in MARKERS if name != "disruptive")
+SCENARIOS = tuple(name for name in MARKERS if name not in ("sweep", "disruptive"))
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 FROM_WORKERS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 
@@ -82,6 +83,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError(
                 f"{disruptive[0]} reboots nodes or edits cluster-scoped objects: give --allow-disruptive, or deselect it with -m 'not disruptive'"
             )
+    if len(run.settings.vms) < 2:
+        # One point is no sweep: there is nothing to skip, and nothing to report.
+        sweeps = [item for item in items if item.get_closest_marker("sweep")]
+        items[:] = [item for item in items if item not in sweeps]
+        config.hook.pytest_deselected(items=sweeps)
     for item in items:
         if scenarios([item]) and not item.get_closest_marker("timeout"):
             # The last resort, above every deadline of the procedures themselves.

@@ -21,6 +21,7 @@ class TestBootStorm:
         slo.check(boot_storm, f"bootstorm.boot_time_p{percent}")
 
 
+@pytest.mark.sweep
 class TestBootStormSweep:
     """Over all points: does the time grow in a straight line?"""
 

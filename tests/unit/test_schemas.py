@@ -129,6 +129,14 @@ def test_limits_become_requests() -> None:
     assert defaulted("pods", pod)["spec"]["containers"][0]["resources"] == {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}
 
 
+def test_a_service_gets_an_address_and_keeps_it() -> None:
+    def service(name: str) -> dict[str, Any]:
+        return defaulted("services", {"metadata": {"name": name, "namespace": "n"}, "spec": {"ports": [{"port": 80}]}})["spec"]
+
+    assert service("a")["clusterIP"].startswith("172.30.") and service("a")["clusterIPs"] == [service("a")["clusterIP"]]
+    assert service("a") == service("a") and service("a")["clusterIP"] != service("b")["clusterIP"]
+
+
 def test_built_in_kinds_lose_nulls_and_empty_maps() -> None:
     obj = {"metadata": {"name": "c", "labels": {}, "creationTimestamp": None, "finalizers": None}, "data": {"a": "b"}}
     assert SCHEMAS.prune(KINDS["configmaps"], obj) == []

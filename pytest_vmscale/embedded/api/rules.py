@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -29,6 +31,7 @@ POD_UPDATE_TEXT = ("Forbidden: pod updates may not change fields other than `spe
                    "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
                    "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)")
 NOT_READY_SECONDS = 300  # how long a pod stays on a node that fails, unless it says otherwise (kube-apiserver's own default)
+SERVICE_NETWORK = ipaddress.ip_network("172.30.0.0/16")  # an OpenShift cluster's, unless its installer was told otherwise
 NODE_FAILURE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
 
@@ -104,10 +107,21 @@ def default_after(kind: Kind, obj: Object) -> None:
     elif name == "services":
         for port in spec.get("ports") or ():
             port.setdefault("targetPort", port.get("port"))
+        if spec.get("type") != "ExternalName":
+            address = spec.setdefault("clusterIP", _cluster_ip(obj["metadata"]))
+            spec.setdefault("clusterIPs", [address])
+            spec.setdefault("ipFamilies", ["IPv4"])
+            spec.setdefault("ipFamilyPolicy", "SingleStack")
     elif kind.group == "rbac.authorization.k8s.io":
         for subject in obj.get("subjects") or ():
             if subject.get("kind") in ("User", "Group"):
                 subject.setdefault("apiGroup", "rbac.authorization.k8s.io")
+
+
+def _cluster_ip(meta: Object) -> str:
+    """An address of the service network that depends on the service's name alone, so that an update without one finds the same."""
+    digest = hashlib.sha256(f"{meta.get('namespace', '')}/{meta.get('name', '')}".encode()).digest()
+    return str(SERVICE_NETWORK[1 + int.from_bytes(digest[:4], "big") % (SERVICE_NETWORK.num_addresses - 2)])
 
 
 def _pod_specs(name: str, obj: Object) -> Iterator[Object]:

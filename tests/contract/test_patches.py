@@ -140,3 +140,9 @@ def test_who_wrote_what_is_kept(api: Api) -> None:
     fields = api.patch(api.core("configmaps") + "/c?fieldManager=editor", {"data": {"l": "2"}}).json["metadata"]["managedFields"]
     assert {(entry["manager"], entry["operation"]) for entry in fields} == {("creator", "Update"), ("editor", "Update")}
     assert next(entry for entry in fields if entry["manager"] == "editor")["fieldsV1"] == {"f:data": {"f:l": {}}}
+
+
+def test_who_wrote_the_status_is_kept_apart(api: Api, path: str) -> None:
+    api.patch(f"{path}/status?fieldManager=controller", {"status": {"ready": True}})
+    fields = api.get(path).json["metadata"]["managedFields"]
+    assert [(entry["manager"], entry["fieldsV1"]["f:status"].get("f:ready")) for entry in fields if entry.get("subresource") == "status"] == [("controller", {})]

@@ -12,7 +12,7 @@ import orjson
 import yaml
 from aiohttp import web
 
-from . import errors
+from . import errors, protobuf
 from .store import Object
 
 JSON, YAML, PROTOBUF = "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"
@@ -68,8 +68,7 @@ async def read_object(request: web.Request, expected: str) -> Object:
 def parse_object(body: bytes, media: str, expected: str) -> Object:
     """ApiError 400 for what is no object, 415 for another media type."""
     if media == PROTOBUF:
-        from .protobuf import decode
-        return decode(body)
+        return protobuf.decode(body)
     if media not in (JSON, YAML, "text/yaml"):
         raise errors.ApiError(415, f"the body of the request was in an unknown format - accepted media types include: {', '.join(BODY_TYPES)}")
     try:

@@ -147,6 +147,9 @@ class Resources:
             new = {**old, "status": obj.get("status", {})}
             if not new["status"]:
                 new.pop("status")
+            fields = (obj.get("metadata") or {}).get("managedFields")
+            if fields is not None:
+                new["metadata"] = {**old["metadata"], "managedFields": fields}
             return new
         new = {**obj, "apiVersion": kind.api_version, "kind": kind.kind}
         if kind.status:

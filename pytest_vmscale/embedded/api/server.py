@@ -25,8 +25,9 @@ from .resources import Resources
 from .reviews import Reviews, authenticated
 from .scale import Scales
 from .store import Object
+from .validation import Schemas
 from .watches import Watches
-from .writes import Admission, Schemas, Writes, method_not_supported
+from .writes import Admission, Writes, method_not_supported
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +66,11 @@ class NoFaults:
 class ApiServer:
     """Serves `resources`. `tokens` are the bearer tokens that are known from the start, and whose they are.
 
-    version: what /version says, the 13 keys of VERSION. schemas: what prunes, defaults and validates objects.
+    version: what /version says, the 13 keys of VERSION.
     """
 
     def __init__(self, resources: Resources, clock: SimClock, *, tokens: dict[str, User] | None = None, admin_token: str | None = None,
-                 faults: Faults | None = None, schemas: Schemas | None = None, version: dict[str, str] | None = None) -> None:
+                 faults: Faults | None = None, version: dict[str, str] | None = None) -> None:
         self.resources, self.clock = resources, clock
         self.version = version or VERSION
         self.faults: Faults = faults or NoFaults()
@@ -81,9 +82,7 @@ class ApiServer:
         self.watches = Watches(resources.store, clock)
         self.discovery = Discovery(resources.kinds)
         self._reads = Reads(resources, clock, self.watches, self.faults)
-        if schemas is None:
-            schemas = _schemas()
-        self._writes = Writes(resources, clock, schemas)
+        self._writes = Writes(resources, clock, Schemas())
         self._scales = Scales(resources, self._writes)
         self._reviews = Reviews(resources, self.authenticator, self.authorizer)
         for (group, version_name), entries in self._reviews.discovery().items():
@@ -296,25 +295,6 @@ class ApiServer:
         elif parts[0] == "apis" and len(parts) == 3:
             found = discovery.group_version(parts[1], parts[2])
         return not_found() if found is None else answer_object(found)
-
-
-def _schemas() -> Schemas:
-    try:
-        from .validation import Schemas as RealSchemas
-        return RealSchemas()
-    except ImportError:
-        return NoSchemas()
-
-
-class NoSchemas:
-    def prune(self, kind: Kind, obj: Object) -> list[str]:
-        return []
-
-    def default(self, kind: Kind, obj: Object) -> None:
-        pass
-
-    def validate(self, kind: Kind, obj: Object, old: Object | None = None) -> list[errors.Cause]:
-        return []
 
 
 def _wants_aggregated(accept: str) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from aiohttp import web
 
 from ..clock import SimClock
-from . import errors, metadata, patches, strategies
+from . import apply, errors, metadata, patches, strategies
 from .calls import Call
 from .errors import Cause
 from .kinds import Kind
@@ -20,6 +20,7 @@ from .representations import JSON, accepted, answer, media_type, parse_json, par
 from .resources import Resources
 from .selectors import selection
 from .store import Object
+from .validation import Schemas
 
 JSON_PATCH, MERGE_PATCH = "application/json-patch+json", "application/merge-patch+json"
 STRATEGIC_PATCH, APPLY_PATCH = "application/strategic-merge-patch+json", "application/apply-patch+yaml"
@@ -33,12 +34,6 @@ UNCHECKED = Cause("<nil>", "Invalid value: null: some validation rules were not 
 POLICIES = ("Background", "Foreground", "Orphan")
 
 Admission = Callable[[Object, Object | None], None]
-
-
-class Schemas(Protocol):
-    def prune(self, kind: Kind, obj: Object) -> list[str]: ...
-    def default(self, kind: Kind, obj: Object) -> None: ...
-    def validate(self, kind: Kind, obj: Object, old: Object | None = None) -> list[Cause]: ...
 
 
 @dataclass(frozen=True)
@@ -158,8 +153,7 @@ class Writes:
             raise errors.ApiError(400, f"error decoding patch: {error}") from error
         old = self._resources.get(kind, object_namespace(call), call.name)
         current: Object = orjson.loads(orjson.dumps(in_call_version(call, old)))
-        apply = {JSON_PATCH: patches.json_patch, MERGE_PATCH: patches.merge_patch, STRATEGIC_PATCH: patches.strategic_patch}[type_]
-        obj = apply(current, patch)
+        obj = {JSON_PATCH: patches.json_patch, MERGE_PATCH: patches.merge_patch, STRATEGIC_PATCH: patches.strategic_patch}[type_](current, patch)
         meta = self._metadata(kind, obj)
         self._check_type(call, obj)
         if meta.get("name") != call.name:
@@ -171,8 +165,6 @@ class Writes:
         return answer(orjson.dumps(in_call_version(call, updated)), media=media, warnings=warnings)
 
     def _apply(self, call: Call, body: bytes, options: WriteOptions, media: str) -> web.StreamResponse:
-        from . import apply  # only here: applying is rare
-
         assert call.kind is not None
         kind = call.kind
         try:
@@ -357,10 +349,6 @@ class Writes:
 
     def _track(self, kind: Kind, old: Object | None, new: Object, options: WriteOptions, call: Call) -> None:
         """Keep metadata.managedFields, by which server-side apply knows whose a field is."""
-        try:
-            from . import apply
-        except ImportError:
-            return
         apply.track_update(kind, old, new, options.manager, "Update", self._clock.timestamp(), call.subresource)
 
 

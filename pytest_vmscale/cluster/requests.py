@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -305,7 +306,7 @@ class Cluster:
                     content = await response.read()
                     status, headers = response.status, response.headers
             except (OSError, ClientError) as error:
-                reason = _reason(error)
+                reason = network_reason(error)
                 attempts.append(Attempt(sent, time.monotonic(), None, reason))
                 raise ApiError(self._no_answer(error, reason), None, {}, tuple(attempts), None) from error
         ended = time.monotonic()
@@ -458,13 +459,13 @@ async def in_parallel(function: Callable[[Any], Awaitable[None]], work: Sequence
         raise first from None
 
 
-def _reason(error: BaseException) -> str:
-    """One line for an exception of the network: some carry no text, and aiohttp's leave out why a connect failed."""
+def network_reason(error: BaseException) -> str:
+    """One line for an exception of the network: some carry no text, and asyncio's and aiohttp's leave out why a connect failed."""
     cause = getattr(error, "os_error", error)
-    if isinstance(cause, ConnectionError) and cause.errno:
-        return os.strerror(cause.errno)
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno and cause.errno > 0:  # the resolver's are below
+        return os.strerror(cause.errno)
     return " ".join(str(error).split()) or type(error).__name__
 
 

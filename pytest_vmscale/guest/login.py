@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..cluster.requests import network_reason
 from .route import Connection, Route, SocketConnection, Target
 
 LOGIN_WALL_SECONDS = 30.0
@@ -61,7 +62,7 @@ async def run_command(
     except TimeoutError as error:
         raise LoginError(f"{target.namespace}/{target.name}: no login within {timeout_wall_seconds:.0f} s through {route.name}") from error
     except OSError as error:
-        raise LoginError(f"{target.namespace}/{target.name}: {error.strerror or error} through {route.name}") from error
+        raise LoginError(f"{target.namespace}/{target.name}: {network_reason(error)} through {route.name}") from error
     finally:
         # The thread of a cancelled login ends by this: its socket reads the end.
         ours.close()
@@ -79,9 +80,8 @@ async def _pump(source: Connection, sink: Connection) -> None:
 def _command(connection: socket.socket, target: Target, credentials: Credentials, command: str, timeout: float) -> tuple[int, str]:
     import paramiko
 
-    log = logging.getLogger(_LOG_CHANNEL)
-    log.propagate = False  # its threads log their exceptions with stack traces
-    log.addHandler(logging.NullHandler())
+    # Its threads log their exceptions with stack traces; what matters of them is raised here as well.
+    logging.getLogger(_LOG_CHANNEL).setLevel(logging.CRITICAL + 1)
     client = paramiko.SSHClient()
     client.set_log_channel(_LOG_CHANNEL)
     client.set_missing_host_key_policy(paramiko.AutoAddPolicy())  # the guest made its host key while it booted

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from ..clock import Clock
+from ..cluster.requests import network_reason
 from .route import Connection, Route, Target
 
 SSH_PORT = 22
@@ -67,7 +68,7 @@ async def probe_until_up(probing: Probing, route: Route, clock: Clock, interval_
             return
         except OSError as error:  # refused, unreachable, timed out
             probing.last_failed = sent
-            probing.last_error = "timed out" if isinstance(error, TimeoutError) else (error.strerror or str(error) or type(error).__name__)
+            probing.last_error = network_reason(error)
         # Missed turns are not caught up with: that would be a burst at a guest which is slow already.
         due = max(due + interval_seconds, clock.now())
         await clock.sleep(due - clock.now())

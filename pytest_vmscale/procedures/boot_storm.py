@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,7 +126,7 @@ class _Storm:
                 if on_progress:
                     ticking = asyncio.create_task(self._tick(on_progress))
                 for boot in self.boots.values():
-                    boot.tasks.append(asyncio.create_task(self._guarded(self._start(boot))))
+                    boot.tasks.append(asyncio.create_task(self._guarded(self._start, boot)))
                 await self._wait()
             finally:
                 if ticking:
@@ -141,10 +141,7 @@ class _Storm:
     async def _wait(self) -> None:
         """Until all are settled, the deadline, or something breaks."""
         while not self.all_settled.is_set():
-            if self.broken:
-                raise self.broken
-            if self.watch.failure:
-                raise ClusterError(f"the watch of the VMIs broke: {self.watch.failure}") from self.watch.failure
+            self._check()
             left = self.deadline if self.began is None else self.deadline - self._elapsed()
             if left <= 0:
                 break
@@ -155,14 +152,21 @@ class _Storm:
             finally:
                 for task in waiting:
                     task.cancel()
+        self._check()  # what settled the last guest may have broken too
         for boot in self.boots.values():
             if boot.status is None:
                 self._settle(boot, Status.TIMED_OUT, boot.why_not_up(self.deadline))
 
-    async def _guarded(self, work: Any) -> None:
+    def _check(self) -> None:
+        if self.broken:
+            raise self.broken
+        if self.watch.failure:
+            raise ClusterError(f"the watch of the VMIs broke: {self.watch.failure}") from self.watch.failure
+
+    async def _guarded(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """What goes wrong with one guest's task must end the storm with its reason, not be lost with the task."""
         try:
-            await work
+            await work(*arguments)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
@@ -219,7 +223,7 @@ class _Storm:
         elif "Running" in boot.seen and boot.probing is None and (boot.address or not self.route.needs_address):
             ready = self.readiness[boot.guest.os]
             boot.probing = Probing(Target(boot.guest.namespace, boot.guest.name, boot.address, ready.port), ready)
-            boot.tasks.append(asyncio.create_task(self._guarded(self._probe(boot, boot.probing))))
+            boot.tasks.append(asyncio.create_task(self._guarded(self._probe, boot, boot.probing)))
 
     async def _probe(self, boot: Boot, probing: Probing) -> None:
         await probe_until_up(probing, self.route, self.clock, self.interval)

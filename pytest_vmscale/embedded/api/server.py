@@ -82,7 +82,7 @@ class ApiServer:
         self.watches = Watches(resources.store, clock)
         self.discovery = Discovery(resources.kinds)
         self._reads = Reads(resources, clock, self.watches, self.faults)
-        self._writes = Writes(resources, clock, Schemas())
+        self._writes = Writes(resources, clock, Schemas(resources.kinds))
         self._scales = Scales(resources, self._writes)
         self._reviews = Reviews(resources, self.authenticator, self.authorizer)
         for (group, version_name), entries in self._reviews.discovery().items():
@@ -222,7 +222,7 @@ class ApiServer:
         if failure.reset:
             if request.transport:
                 request.transport.abort()
-            raise ConnectionResetError("reset by the fault plan")
+            return web.Response(status=500)  # which nobody gets
         headers = {}
         details: dict[str, Any] = {}
         if failure.retry_after_seconds is not None:

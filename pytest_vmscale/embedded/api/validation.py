@@ -13,7 +13,7 @@ import orjson
 
 from . import rules
 from .errors import ApiError, Cause
-from .kinds import Kind
+from .kinds import Kind, Kinds
 from .schema import MISSING, Node, any_node, object_meta, schema_of
 from .store import Object
 
@@ -24,7 +24,14 @@ DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d
 
 
 class Schemas:
-    """By the kinds' schemas. All three methods work on the object in place, and cost well under a millisecond."""
+    """By the kinds' schemas. All three methods work on the object in place, and cost well under a millisecond.
+
+    `kinds` are read now (0.6 s: the models of the kubernetes package), so that no request has to wait for it.
+    """
+
+    def __init__(self, kinds: Kinds | None = None) -> None:
+        for kind in kinds.all if kinds else ():
+            schema_of(kind)
 
     def prune(self, kind: Kind, obj: Object) -> list[str]:
         """Drop what the schema does not know; returns the paths of it. A built-in kind is also read as Go would read it:

@@ -187,6 +187,10 @@ class Cluster:
     async def __aexit__(self, *exception: object) -> None:
         await self.close()
 
+    async def warm_up(self, connections: int) -> None:
+        """Open that many connections, and leave them open: a burst of requests must not wait for TLS handshakes."""
+        await asyncio.gather(*(self.send("GET", "/version") for _ in range(connections)))
+
     # -- requests that return objects; all raise ApiError ---------------------------------------------------------
 
     async def get(self, path: str, **parameters: str) -> Object:

@@ -116,6 +116,7 @@ class _Storm:
     ) -> Measurement:
         self.details["open_files_limit"] = allow_open_files(2 * len(self.boots) + 256)
         ticking: asyncio.Task[None] | None = None
+        await self.cluster.warm_up(len(self.boots))
         async with self.watch:
             left = [key for key in self.watch.objects if key in self.boots]
             if left:
@@ -327,6 +328,7 @@ class _Storm:
             if m.object_seconds is not None and not m.upper_bound
         ]
         return {
+            "started_cluster_epoch": None if self.began is None else self.clock.at(self.began),
             "requests_sent": sum(max(1, len(boot.attempts)) for boot in boots if boot.sent is not None),
             "requests_accepted": sum(boot.accepted for boot in boots),
             "requests_refused": sum(bool(boot.refused) for boot in boots),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import ssl
 from typing import Any
 
 import pytest
@@ -131,8 +133,8 @@ class Failing:
 
     watch_expiry_seconds = None
 
-    def __init__(self, code: int, retry_after_seconds: float | None) -> None:
-        self.code, self.retry_after_seconds, self.reset = code, retry_after_seconds, False
+    def __init__(self, code: int, retry_after_seconds: float | None = None, *, reset: bool = False) -> None:
+        self.code, self.retry_after_seconds, self.reset = code, retry_after_seconds, reset
 
     def api_failure(self) -> Failing:
         return self
@@ -149,3 +151,15 @@ def test_failures_of_the_fault_plan(embedded: Api, code: int, after: float | Non
         server.faults = kept
     assert (reply.code, reply.json["reason"], reply.headers["Retry-After"]) == (code, reason, f"{after:.0f}" if after else None)
     assert healthy.code == 200  # only the API fails
+
+
+def test_a_connection_reset_by_the_fault_plan(embedded: Api, caplog: pytest.LogCaptureFixture) -> None:
+    server = embedded.embedded
+    kept, server.faults = server.faults, Failing(0, reset=True)
+    try:
+        with pytest.raises((ConnectionError, http.client.RemoteDisconnected, ssl.SSLError)):
+            embedded.get(embedded.vms)
+    finally:
+        server.faults = kept
+    assert embedded.get(embedded.vms).code == 200
+    assert not caplog.records

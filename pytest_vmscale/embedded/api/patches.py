@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import orjson
+
 from . import errors
 from .store import Object
 
@@ -34,7 +36,7 @@ def json_patch(obj: Object, operations: Json) -> Object:
         raise errors.ApiError(400, f"error decoding patch: json: cannot unmarshal {_go_type(operations)} into Go value of type []handlers.jsonPatchOp")
     if len(operations) > 10_000:
         raise errors.ApiError(413, "The allowed maximum operations in a JSON patch is 10000, got " + str(len(operations)))
-    document: Json = copy.deepcopy(obj)
+    document: Json = orjson.loads(orjson.dumps(obj))
     for operation in operations:
         if not isinstance(operation, dict):
             raise errors.ApiError(400, f"error decoding patch: json: cannot unmarshal {_go_type(operation)} into Go value of type handlers.jsonPatchOp")

@@ -152,7 +152,7 @@ class Writes:
         except ValueError as error:
             raise errors.ApiError(400, f"error decoding patch: {error}") from error
         old = self._resources.get(kind, object_namespace(call), call.name)
-        current: Object = orjson.loads(orjson.dumps(in_call_version(call, old)))
+        current = in_call_version(call, self._resources.get(kind, object_namespace(call), call.name))  # a copy of its own: patching may share parts with it
         obj = {JSON_PATCH: patches.json_patch, MERGE_PATCH: patches.merge_patch, STRATEGIC_PATCH: patches.strategic_patch}[type_](current, patch)
         meta = self._metadata(kind, obj)
         self._check_type(call, obj)

@@ -209,6 +209,7 @@ class VirtualMachineInstances:
             return
         if "qosClass" not in status and pod_status.get("qosClass"):
             status["qosClass"] = pod_status["qosClass"]
+            return  # a write of its own, as is that of the user the guest runs as
         if phase == "Scheduling":
             self._write_scheduling(vmi, pod, now)
         elif pod_status.get("phase") in ("Succeeded", "Failed"):

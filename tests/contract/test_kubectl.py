@@ -1,98 +1,102 @@
-"""kubectl, as a user has it: OpenAPI, protobuf, tables and server-side apply together."""
+"""The everyday commands of kubectl, which asks for discovery, OpenAPI, tables and protobuf in its own ways."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from .conftest import Api, vm
+from .conftest import Api, config_map, vm
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-
-DEPLOYMENT: dict[str, Any] = {
-    "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
-    "spec": {"selector": {"matchLabels": {"a": "b"}},
-             "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}, {"name": "e",
-                                                                                                                      "image": "e:1"}]}}}}
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 
 
-def kubectl(api: Api, *arguments: str, given: Any = None, code: int = 0) -> str:
-    """What it prints; `given` goes to its standard input as JSON. It must exit with this code."""
-    done = subprocess.run(["kubectl", "--kubeconfig", str(api.kubeconfig), "--cache-dir", str(api.kubeconfig.parent / "cache"), "-n",
-                           api.namespace, *arguments],
-                          input=json.dumps(given) if given is not None else None, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture
+def kubectl(api: Api, tmp_path: Path) -> Any:
+    def run(*words: str, stdin: Any = None, code: int = 0) -> str:
+        command = ["kubectl", "--kubeconfig", str(api.kubeconfig), "--cache-dir", str(tmp_path), "--namespace", api.namespace, *words]
+        text = stdin if stdin is None or isinstance(stdin, str) else yaml.safe_dump_all(stdin if isinstance(stdin, list) else [stdin])
+        result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == code, f"{' '.join(words)}: {result.stdout}{result.stderr}"
+        return result.stdout if code == 0 else result.stderr
+
+    return run
 
 
-@pytest.mark.parametrize("words", [
-    "create configmap c --from-literal=a=b", "create secret generic s --from-literal=a=b", "create serviceaccount s",
-                                   "create deployment d --image=i --replicas=2",
-    "create job j --image=i", "create cronjob j --image=i --schedule=@daily", "create pdb p --selector=a=b --min-available=1",
-    "create service clusterip s --tcp=80:8080", "create role r --verb=get --resource=pods", "create rolebinding b --role=r --user=u",
-    "run p --image=i --port=80 --labels=a=b"])
-def test_create_of_every_built_in_kind_that_it_has_a_word_for(api: Api, words: str) -> None:
-    assert "created" in kubectl(api, *words.split())
+def test_objects_from_files(kubectl: Any) -> None:
+    assert kubectl("create", "-f", "-", stdin=[vm("a", x="1"), config_map("c", {"k": "v"})]).splitlines() == ["virtualmachine.kubevirt.io/a created", "configmap/c created"]
+    assert "(AlreadyExists)" in kubectl("create", "-f", "-", stdin=vm("a"), code=1)
+    assert kubectl("replace", "-f", "-", stdin=vm("a", x="2")) == "virtualmachine.kubevirt.io/a replaced\n"
+    assert kubectl("get", "vm", "a", "-o", "jsonpath={.metadata.labels.x}") == "2"
+    assert kubectl("delete", "-f", "-", stdin=[vm("a"), config_map("c")]).count("deleted") == 2
 
 
-def test_a_pod_made_with_run_is_whole(api: Api) -> None:
-    kubectl(api, "run", "p", "--image=i", "--port=80", "--env=A=1", "--labels=a=b", "--", "sleep", "5")
-    pod = json.loads(kubectl(api, "get", "pod", "p", "-o", "json"))
-    container = pod["spec"]["containers"][0]
-    assert pod["metadata"]["labels"] == {"a": "b"}
-    assert (container["args"], container["env"], container["ports"]) == (["sleep", "5"], [{"name": "A", "value": "1"}],
-                                                                         [{"containerPort": 80, "protocol": "TCP"}])
+def test_apply(kubectl: Any) -> None:
+    assert kubectl("apply", "-f", "-", stdin=vm("a", x="1")) == "virtualmachine.kubevirt.io/a created\n"
+    assert kubectl("apply", "-f", "-", stdin=vm("a", x="1")) == "virtualmachine.kubevirt.io/a unchanged\n"
+    assert kubectl("apply", "-f", "-", stdin=vm("a", x="2")) == "virtualmachine.kubevirt.io/a configured\n"
+    assert kubectl("diff", "-f", "-", stdin=vm("a", x="2")) == ""
+    assert kubectl("apply", "--server-side", "-f", "-", stdin=config_map("s", {"k": "v"})) == "configmap/s serverside-applied\n"
+    assert "conflict with" in kubectl("apply", "--server-side", "--field-manager=other", "-f", "-", stdin=config_map("s", {"k": "w"}), code=1)
 
 
-def test_apply_diff_and_apply_again(api: Api) -> None:
-    assert "created" in kubectl(api, "apply", "-f", "-", given=DEPLOYMENT)
-    assert "unchanged" in kubectl(api, "apply", "-f", "-", given=DEPLOYMENT)
-    changed = json.loads(json.dumps(DEPLOYMENT))
-    changed["spec"]["template"]["spec"]["containers"][0]["image"] = "i:2"
-    assert "+      - image: i:2" in kubectl(api, "diff", "-f", "-", given=changed, code=1)
-    assert "configured" in kubectl(api, "apply", "-f", "-", given=changed)
-    containers = json.loads(kubectl(api, "get", "deploy", "d", "-o", "json"))["spec"]["template"]["spec"]["containers"]
-    assert [(each["name"], each["image"]) for each in containers] == [("c", "i:2"), ("e", "e:1")]
+def test_a_mistake_is_named(kubectl: Any) -> None:
+    body = vm("a")
+    body["spec"]["bogus"] = 1
+    assert 'unknown field "spec.bogus"' in kubectl("create", "-f", "-", stdin=body, code=1)
 
 
-def test_server_side_apply_of_a_custom_resource(api: Api) -> None:
-    obj = vm("v", a="x")
-    assert "serverside-applied" in kubectl(api, "apply", "--server-side", "--field-manager=one", "-f", "-", given=obj)
-    obj["spec"]["runStrategy"] = "Always"
-    refused = kubectl(api, "apply", "--server-side", "--field-manager=two", "-f", "-", given=obj, code=1)
-    assert 'conflict with "one": .spec.runStrategy' in refused
-    assert "serverside-applied" in kubectl(api, "apply", "--server-side", "--field-manager=two", "--force-conflicts", "-f", "-", given=obj)
+def test_built_in_kinds_by_command(kubectl: Any) -> None:
+    """These travel as protobuf."""
+    kubectl("create", "configmap", "c", "--from-literal=a=b")
+    kubectl("create", "serviceaccount", "s")
+    kubectl("create", "deployment", "d", "--image=registry.k8s.io/pause:3.9", "--replicas=2")
+    kubectl("create", "role", "r", "--verb=get", "--resource=pods")
+    kubectl("create", "rolebinding", "b", "--role=r", "--serviceaccount=default:s")
+    kubectl("create", "poddisruptionbudget", "p", "--selector=app=d", "--min-available=1")
+    kubectl("create", "job", "j", "--image=i")
+    kubectl("create", "secret", "generic", "x", "--from-literal=a=b")
+    assert len(kubectl("create", "token", "s").strip().split(".")) == 3
+    found = json.loads(kubectl("get", "cm/c", "sa/s", "deployment/d", "pdb/p", "job/j", "secret/x", "-o", "json"))["items"]
+    assert [item["kind"] for item in found] == ["ConfigMap", "ServiceAccount", "Deployment", "PodDisruptionBudget", "Job", "Secret"]
+    assert (found[2]["spec"]["replicas"], found[5]["data"]) == (2, {"a": "Yg=="})
+    assert kubectl("scale", "deployment", "d", "--replicas=5") == "deployment.apps/d scaled\n"
+    assert kubectl("get", "deployment", "d", "-o", "jsonpath={.spec.replicas}") == "5"
 
 
-def test_create_refuses_a_field_that_there_is_not(api: Api) -> None:
-    obj = vm("v")
-    obj["spec"]["template"]["spec"]["domain"]["devises"] = {}
-    assert 'unknown field "spec.template.spec.domain.devises"' in kubectl(api, "create", "-f", "-", given=obj, code=1)
+def test_tables(kubectl: Any) -> None:
+    kubectl("create", "-f", "-", stdin=[vm("b"), vm("a")])
+    lines = kubectl("get", "vm").splitlines()
+    assert lines[0].split()[0] == "NAME"
+    assert [line.split()[0] for line in lines[1:]] == ["a", "b"]
+    assert kubectl("get", "vm", "-o", "name").splitlines() == ["virtualmachine.kubevirt.io/a", "virtualmachine.kubevirt.io/b"]
+    assert "virtualmachine.kubevirt.io/a" in kubectl("get", "all")
 
 
-@pytest.mark.parametrize(("path", "field"), [
-    ("vm.spec.template.spec.domain.cpu", "cores\t<integer>"), ("pod.spec.containers", "image\t<string>"), ("dv.spec.source", "pvc\t<"),
-    ("mcp.spec", "maxUnavailable\t<"), ("deployment.spec.strategy", "rollingUpdate\t<")])
-def test_explain(api: Api, path: str, field: str) -> None:
-    assert field in kubectl(api, "explain", path)
+def test_edits(kubectl: Any) -> None:
+    kubectl("create", "-f", "-", stdin=[vm("a"), config_map("c", {"k": "v"})])
+    kubectl("label", "vm", "a", "x=y")
+    kubectl("annotate", "vm", "a", "p=q")
+    kubectl("patch", "vm", "a", "--type=merge", "-p", '{"spec":{"runStrategy":"Manual"}}')
+    kubectl("patch", "vm", "a", "--type=json", "-p", '[{"op":"replace","path":"/metadata/labels/x","value":"z"}]')
+    kubectl("patch", "configmap", "c", "-p", '{"data":{"l":"w"}}')
+    kubectl("patch", "vm", "a", "--type=merge", "--subresource=status", "-p", '{"status":{"ready":true}}')
+    body = json.loads(kubectl("get", "vm", "a", "-o", "json"))
+    assert (body["metadata"]["labels"], body["metadata"]["annotations"], body["spec"]["runStrategy"], body["status"]["ready"]) == ({"x": "z"}, {"p": "q"}, "Manual", True)
+    assert json.loads(kubectl("get", "cm", "c", "-o", "json"))["data"] == {"k": "v", "l": "w"}
 
 
-def test_explain_recursive(api: Api) -> None:
-    assert "terminationGracePeriodSeconds\t<integer>" in kubectl(api, "explain", "vm", "--recursive")
-
-
-def test_get_prints_the_printer_columns(api: Api) -> None:
-    assert api.post(api.vms, vm("v")).code == 201
-    assert kubectl(api, "get", "vm").splitlines()[0].split() == ["NAME", "AGE", "STATUS", "READY"]
-    vmi = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": "i"}, "spec": {"domain": {"devices": {}}}}
-    kubectl(api, "create", "-f", "-", given=vmi)
-    assert kubectl(api, "get", "vmi", "-o", "wide").splitlines()[0].split() == [
-        "NAME", "AGE", "PHASE", "IP", "NODENAME", "READY", "LIVE-MIGRATABLE", "PAUSED"]
-    kubectl(api, "run", "p", "--image=i")
-    header, row = kubectl(api, "get", "pods", "-o", "wide").splitlines()
-    assert header.split("  ")[0] == "NAME" and header.endswith("IP       NODE     NOMINATED NODE   READINESS GATES")
-    assert row.split()[:4] == ["p", "0/1", "Pending", "0"]
+def test_waiting_and_asking(kubectl: Any) -> None:
+    kubectl("create", "-f", "-", stdin=vm("a"))
+    assert "condition met" in kubectl("wait", "vm/a", "--for=jsonpath={.spec.runStrategy}=Halted", "--timeout=20s")
+    assert "deleted" in kubectl("delete", "vm", "a", "--wait")
+    assert kubectl("auth", "can-i", "delete", "nodes") == "yes\n"
+    kubectl("auth", "can-i", "delete", "nodes", "--as=jane", code=1)
+    assert "FIELD: runStrategy <string>" in kubectl("explain", "vm.spec.runStrategy")
+    assert "kubevirt.io/v1" in kubectl("api-versions")
+    assert "error: the server doesn't have a resource type" in kubectl("get", "nopes", code=1)

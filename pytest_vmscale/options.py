@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,24 @@ def given(config: pytest.Config) -> bool:
     """Whether the command line has any option of ours."""
     options = [*(option for option, _, _ in OPTIONS), *(option for option, _ in SWITCHES), "--sim-fault"]
     return any(config.getoption(_dest(option)) for option in options)
+
+
+def joined(arguments: Sequence[str]) -> list[str] | None:
+    """The command line with `--kubeconfig FILE` written as `--kubeconfig=FILE`, or None if that changes nothing.
+
+    pytest looks for its ini file before it knows any plugin's options: it takes FILE, if it exists, for a test, and
+    looks for the ini file beside it. Written with an equals sign it does not.
+    """
+    ours = {option for option, _, _ in OPTIONS} | {"--sim-fault"}
+    found: list[str] = []
+    changed = False
+    for argument in arguments:
+        if found and found[-1] in ours and os.path.exists(argument):
+            found[-1] += f"={argument}"
+            changed = True
+        else:
+            found.append(argument)
+    return found if changed else None
 
 
 def value(config: pytest.Config, option: str) -> Any:

@@ -5,6 +5,8 @@ Every pytest run on the machine loads this file, so what is heavy is imported in
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,21 @@ FROM_WORKERS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     options.add(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """`--kubeconfig FILE` makes pytest look for its ini file beside FILE: begin again with `--kubeconfig=FILE`."""
+    given_arguments = [str(each) for each in config.invocation_params.args]
+    better = options.joined(given_arguments)
+    if better is None or config.getoption("inifilename"):
+        return
+    words = sys.orig_argv
+    if words[-len(given_arguments) :] != given_arguments or config.invocation_params.plugins:
+        raise pytest.UsageError(
+            f"write {' '.join(each for each in better if each not in given_arguments)}, with an equals sign: pytest takes the path for a test otherwise"
+        )
+    os.execv(sys.executable, [sys.executable, *words[1 : len(words) - len(given_arguments)], *better])
 
 
 @pytest.hookimpl(tryfirst=True)  # before allure-pytest's

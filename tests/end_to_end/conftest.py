@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[2]
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_vmscale.options import joined
 from pytest_vmscale.settings import REFERENCE_GUESTS, SettingsError, choose_cluster, load_site, parse_mix, parse_seconds, parse_vms
 
 
@@ -130,3 +131,9 @@ def test_a_cluster_that_cannot_be_meant_is_refused(asked, kubeconfig, environmen
     with pytest.raises(SettingsError) as error:
         choose_cluster(asked, kubeconfig, environment)
     assert told in str(error.value)
+
+
+def test_a_path_after_an_option_of_ours_is_joined_to_it(tmp_path: Path):
+    assert joined(["-m", "bootstorm", "--kubeconfig", str(tmp_path), "suites"]) == ["-m", "bootstorm", f"--kubeconfig={tmp_path}", "suites"]
+    assert joined(["--kubeconfig", "/nope", "--vms", "10"]) is None
+    assert joined([f"--kubeconfig={tmp_path}", str(tmp_path)]) is None

@@ -114,15 +114,15 @@ class _Storm:
     async def run(
         self, prove_login: Callable[[Guest], Credentials | None] | None, on_progress: Callable[[Progress], None] | None
     ) -> Measurement:
-        self.details["open_files_limit"] = allow_open_files(2 * len(self.boots) + 256)
+        self.details["open_files_limit"] = allow_open_files(3 * len(self.boots) + 256)
         ticking: asyncio.Task[None] | None = None
-        await self.cluster.warm_up(len(self.boots))
         async with self.watch:
             left = [key for key in self.watch.objects if key in self.boots]
             if left:
                 raise ClusterError(
                     f"{len(left)} of the fleet's VMs are not stopped ({', '.join(sorted(left)[:3])}): a boot storm starts from stopped VMs"
                 )
+            await self.cluster.warm_up(len(self.boots))
             try:
                 if on_progress:
                     ticking = asyncio.create_task(self._tick(on_progress))

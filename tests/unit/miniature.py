@@ -42,6 +42,8 @@ class Miniature:
         self.tasks: list[asyncio.Task[Any]] = []
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/version":
+            return web.json_response({})
         if request.path.endswith("/start"):
             return await self._start(request, request.path.split("/")[-2])
         assert request.path == "/apis/kubevirt.io/v1/virtualmachineinstances", request.path

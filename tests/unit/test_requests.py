@@ -96,6 +96,23 @@ def test_somebody_elses_object_is_an_error(tmp_path: Path) -> None:
         ask(tmp_path, script, lambda c: c.create(PATH, {"metadata": {"name": "one"}}))
 
 
+def test_warm_connections_are_used_by_what_comes_next(tmp_path: Path) -> None:
+    peers: dict[str, set[object]] = {"GET": set(), "PUT": set()}
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        peers[request.method].add(request.transport.get_extra_info("peername"))
+        await asyncio.sleep(0.1)
+        return web.json_response({})
+
+    async def question(cluster: Cluster) -> None:
+        await cluster.warm_up(30)
+        await asyncio.gather(*(cluster.send("PUT", PATH) for _ in range(30)))
+
+    ask(tmp_path, Scripted(handler), question)
+    assert len(peers["GET"]) == 30 and peers["PUT"] == peers["GET"]
+
+
 def test_deleting_what_is_gone_is_done(tmp_path: Path) -> None:
     assert ask(tmp_path, Scripted(refusal(404, "NotFound")), lambda c: c.delete(PATH + "/one")) is None
 

@@ -48,6 +48,7 @@ def test_marking_for_deletion_moves_the_generation(embedded: Api) -> None:
     embedded.patch(f"{embedded.vms}/a", {"metadata": {"finalizers": None}})
 
 
+@pytest.mark.usefixtures("quiet")
 def test_preconditions(api: Api) -> None:
     meta = api.post(api.vms, vm("a")).json["metadata"]
     reply = api.delete(f"{api.vms}/a", {**OPTIONS, "preconditions": {"uid": "other"}})

@@ -78,6 +78,7 @@ def test_tables(kubectl: Any) -> None:
     assert "virtualmachine.kubevirt.io/a" in kubectl("get", "all")
 
 
+@pytest.mark.usefixtures("quiet")
 def test_edits(kubectl: Any) -> None:
     kubectl("create", "-f", "-", stdin=[vm("a"), config_map("c", {"k": "v"})])
     kubectl("label", "vm", "a", "x=y")

@@ -88,6 +88,7 @@ def test_a_page_of_a_forgotten_version_offers_an_inconsistent_rest(embedded: Api
     assert [item["metadata"]["name"] for item in rest["items"]] == ["b", "c", "d"]
 
 
+@pytest.mark.usefixtures("quiet")
 def test_versions(six: Api) -> None:
     before = six.get(six.vms).json["metadata"]["resourceVersion"]
     six.delete(f"{six.vms}/a")

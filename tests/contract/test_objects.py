@@ -106,6 +106,7 @@ def test_in_a_namespace_that_is_not_there(api: Api) -> None:
     assert (reply.code, reply.json["message"]) == (404, 'namespaces "no-such-namespace" not found')
 
 
+@pytest.mark.usefixtures("quiet")
 def test_replace(api: Api) -> None:
     created = api.post(api.vms, vm("a")).json
     changed = {**created, "spec": {**created["spec"], "runStrategy": "Manual"}}
@@ -128,6 +129,7 @@ def test_replace_of_a_built_in_kind_needs_no_version(api: Api) -> None:
     assert (updated.code, updated.json["data"]) == (200, {"k": "2"})
 
 
+@pytest.mark.usefixtures("quiet")
 def test_a_write_that_changes_nothing_keeps_the_version(api: Api) -> None:
     created = api.post(api.vms, vm("a")).json
     assert api.put(f"{api.vms}/a", created).json["metadata"]["resourceVersion"] == created["metadata"]["resourceVersion"]
@@ -138,6 +140,7 @@ def test_labels_do_not_move_the_generation(api: Api) -> None:
     assert api.patch(f"{api.vms}/a", {"metadata": {"labels": {"x": "y"}}}).json["metadata"]["generation"] == 1
 
 
+@pytest.mark.usefixtures("quiet")
 def test_status_and_the_rest_are_written_apart(api: Api) -> None:
     api.post(api.vms, vm("a"))
     through_main = api.patch(f"{api.vms}/a", {"status": {"printableStatus": "Running"}}).json

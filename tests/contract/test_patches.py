@@ -8,6 +8,8 @@ import pytest
 
 from .conftest import Api, config_map, vm
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
 JSON_PATCH, MERGE, STRATEGIC, APPLY = (f"application/{kind}" for kind in ("json-patch+json", "merge-patch+json", "strategic-merge-patch+json", "apply-patch+yaml"))
 
 

@@ -13,6 +13,9 @@ import pytest
 from .conftest import Api, config_map, vm
 
 
+pytestmark = pytest.mark.usefixtures("quiet")
+
+
 class Watching:
     """A watch that is read in a thread; `events` grows."""
 

@@ -83,9 +83,7 @@ class Writes:
         kind = call.kind
         self._schemas.default(kind, obj)
         self._check_namespace(call, obj)
-        for admit in self._admission.get(kind, ()):
-            admit(obj, None)
-        self._raise_if(kind, obj, metadata.causes(kind, obj["metadata"]) + self._schemas.validate(kind, obj))
+        self._admit(kind, obj, None)
         self._track(kind, None, obj, options, call)
         return self._resources.create(kind, obj, dry_run=options.dry_run)
 
@@ -126,10 +124,8 @@ class Writes:
         causes = metadata.update_causes(kind, old["metadata"], meta)
         merged = self._resources.merged(kind, old, obj, call.subresource)
         self._schemas.default(kind, merged)
-        if call.subresource != "status":
-            for admit in self._admission.get(kind, ()):
-                admit(merged, old)
-        self._raise_if(kind, merged, causes or metadata.causes(kind, merged["metadata"]) + self._schemas.validate(kind, merged, old))
+        self._raise_if(kind, merged, causes)
+        self._admit(kind, merged, old, status=call.subresource == "status")
         if not applied:
             self._track(kind, old, merged, options, call)
         merged["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"]
@@ -206,9 +202,7 @@ class Writes:
         fields = obj["metadata"].get("managedFields")
         self._schemas.default(call.kind, obj)
         self._check_namespace(call, obj)
-        for admit in self._admission.get(call.kind, ()):
-            admit(obj, None)
-        self._raise_if(call.kind, obj, metadata.causes(call.kind, obj["metadata"]) + self._schemas.validate(call.kind, obj))
+        self._admit(call.kind, obj, None)
         if fields:
             obj["metadata"]["managedFields"] = fields
         return self._resources.create(call.kind, obj, dry_run=options.dry_run)
@@ -338,6 +332,15 @@ class Writes:
             cause = Cause("metadata.namespace", f"namespace {call.namespace} is being terminated", "NamespaceTerminating")
             raise errors.ApiError(403, f'{errors.qualified(kind.plural, kind.group)} "{name}" is forbidden: unable to create new content in namespace {call.namespace} because it is being terminated',
                                   details=errors.details(kind.group, kind.plural, name, [cause]))
+
+    def _admit(self, kind: Kind, obj: Object, old: Object | None, *, status: bool = False) -> None:
+        """Validate, let admission see what is valid, and validate what it made of it. A status passes no admission."""
+        self._raise_if(kind, obj, metadata.causes(kind, obj["metadata"]) + self._schemas.validate(kind, obj, old))
+        admission = () if status else self._admission.get(kind, ())
+        for admit in admission:
+            admit(obj, old)
+        if admission:
+            self._raise_if(kind, obj, self._schemas.validate(kind, obj, old))
 
     @staticmethod
     def _raise_if(kind: Kind, obj: Object, causes: list[Cause]) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from .conftest import Api, config_map, vm
 
-
 pytestmark = pytest.mark.usefixtures("quiet")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import asyncio.sslproto
 import logging
 import os
 import resource
@@ -17,6 +18,7 @@ from .cluster import Cluster, Options
 from .state import State
 
 TRUTH_FLUSH_WALL_SECONDS = 0.5
+TLS_READ_BYTES = 32 * 1024
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--seed", type=int, default=0, help="the same seed, the same cluster (default: 0)")
     found.add_argument("--truth", type=Path, metavar="FILE", help="write down when each thing really happened, as JSON lines")
     found.add_argument("--parent-pipe", action="store_true", help="end when standard input does: with the process that holds its other end")
+    found.add_argument("--check", action="store_true", help="say whether these options can be used, and start nothing")
     found.add_argument("--port", type=int, default=0, help="of the API server (default: any free one)")
     found.add_argument("--guest-ssh-port", type=int, default=2222, help="where guests' sshd listens, in place of 22 (default: 2222)")
     return found
@@ -72,10 +75,14 @@ def main() -> int:
     arguments = parser().parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("asyncssh").setLevel(logging.ERROR)  # each connection's failure is its client's business
+    # asyncio keeps 256 KiB to read into for each TLS connection; a thousand clients that start a VM each make that 256 MiB.
+    asyncio.sslproto.SSLProtocol.max_size = TLS_READ_BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         options = options_of(arguments)
+        if arguments.check:
+            return 0
         state = State(arguments.state_dir or Path(tempfile.mkdtemp(prefix="vmscale-embedded-")))
         asyncio.run(serve(options, state, arguments.parent_pipe))
     except (ValueError, OSError) as error:

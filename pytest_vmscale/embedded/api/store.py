@@ -57,7 +57,7 @@ Listener = Callable[[Change], None]
 class Store:
     """Objects by kind and key. Raw: it knows revisions and events, and none of the API's semantics."""
 
-    def __init__(self, history: int = 20_000) -> None:
+    def __init__(self, history: int = 5_000) -> None:
         self.revision = 1
         self._objects: dict[Kind, dict[Key, Entry]] = {}
         self._sorted: dict[Kind, list[Key]] = {}  # until a key comes or goes

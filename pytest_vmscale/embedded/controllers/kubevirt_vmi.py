@@ -20,6 +20,7 @@ from .kubevirt_client import (
 )
 from .kubevirt_pod import LAUNCHER_IMAGE, UNPAUSED, claim_name, launcher_pod, overhead_kib
 
+NONROOT_USER = 107  # qemu
 PULL_FAILURES = ("ErrImagePull", "ImagePullBackOff")
 
 
@@ -64,11 +65,7 @@ class VirtualMachineInstances:
         vmi = self._resources.find(self._vmis, *key)
         if vmi is None:
             return
-        annotations = vmi["metadata"].get("annotations") or {}
-        if any(annotations.get(name) != value for name, value in OBSERVED.items()):
-            await self._client.modify(self._vmis, *key, lambda vmi: vmi["metadata"].setdefault("annotations", {}).update(OBSERVED))
-            return  # its own write brings it back
-        if phase_of(vmi) == "Running" and not is_deleting(vmi):
+        if has_condition(vmi, "Ready") and not is_deleting(vmi):
             for _ in range(self._timing.running_vmi_reads):
                 await self._client.request()
         pods = self.launchers.of(vmi)
@@ -83,7 +80,7 @@ class VirtualMachineInstances:
             self._client.event(vmi, "SuccessfulCreate", f"Created virtual machine pod {pod['metadata']['name']}")
             pods = [pod]
         await self._update_pods(vmi, pods)
-        await self._update_status(vmi, key, pods)
+        await self._update_status(vmi, key)
 
     async def _delete(self, vmi: Object, key: Key, pods: list[Object]) -> None:
         """The guest stops first (virt-handler sees to it), then its pod goes, and at last the finalizer."""
@@ -163,12 +160,7 @@ class VirtualMachineInstances:
 
     # Status.
 
-    async def _update_status(self, vmi: Object, key: Key, pods: list[Object]) -> None:
-        status = vmi.get("status", {})
-        pod = self._current_pod(vmi, pods)
-        if pod is not None and phase_of(vmi) == "Scheduling" and "qosClass" in status and not status.get("runtimeUser"):
-            await self._client.modify(self._vmis, *key, _set_nonroot)
-            return
+    async def _update_status(self, vmi: Object, key: Key) -> None:
         uid = vmi["metadata"]["uid"]
 
         def change(vmi: Object) -> None:
@@ -187,6 +179,7 @@ class VirtualMachineInstances:
     def _write_status(self, vmi: Object, pods: list[Object]) -> None:
         """Bring a VMI (a copy) up to what its pods are."""
         now, status = self._clock.timestamp(), vmi.setdefault("status", {})
+        vmi["metadata"].setdefault("annotations", {}).update(OBSERVED)
         pod, phase = self._current_pod(vmi, pods), phase_of(vmi)
         active = {each["metadata"]["uid"]: each["spec"].get("nodeName", "") for each in pods
                   if each.get("status", {}).get("phase") not in ("Succeeded", "Failed")}
@@ -209,7 +202,9 @@ class VirtualMachineInstances:
             return
         if "qosClass" not in status and pod_status.get("qosClass"):
             status["qosClass"] = pod_status["qosClass"]
-            return  # a write of its own, as is that of the user the guest runs as
+            vmi["metadata"].setdefault("annotations", {})["kubevirt.io/nonroot"] = "true"
+            status["runtimeUser"] = NONROOT_USER
+            return  # a write of its own: what the pod does meanwhile is the next one's
         if phase == "Scheduling":
             self._write_scheduling(vmi, pod, now)
         elif pod_status.get("phase") in ("Succeeded", "Failed"):
@@ -269,11 +264,6 @@ class VirtualMachineInstances:
             set_vmi_condition(status, "Ready", "False", now, pod_ready.get("reason", "PodConditionMissing"), pod_ready.get("message", ""), probed=True)
         else:
             set_vmi_condition(status, "Ready", "False", now, "PodConditionMissing", "virt-launcher pod is missing the Ready condition", probed=True)
-
-
-def _set_nonroot(vmi: Object) -> None:
-    vmi["metadata"].setdefault("annotations", {})["kubevirt.io/nonroot"] = "true"
-    vmi["status"]["runtimeUser"] = 107
 
 
 def _containers_ready(pod: Object) -> bool:

@@ -241,4 +241,4 @@ def check_simulation(found: Settings) -> None:
     checked = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if checked.returncode:
         told = checked.stderr.strip().splitlines() or [f"exit code {checked.returncode}"]
-        raise SettingsError(told[-1].replace("--profile", "--sim-profile").replace("--fault", "--sim-fault"))
+        raise SettingsError(told[-1].removeprefix("embedded cluster: ").replace("--profile", "--sim-profile").replace("--fault", "--sim-fault"))

@@ -98,6 +98,7 @@ class _Status(msgspec.Struct):
 
 
 class _ErrorEvent(msgspec.Struct):
+    type: str
     object: _Status
 
 
@@ -295,11 +296,7 @@ class Watch(Generic[P]):
         raise ClusterError(f"watch of {self._path}: HTTP {status} {' '.join(body[:200].decode('utf-8', 'replace').split())}")
 
     def _take(self, line: bytes, arrived: float) -> None:
-        event = self._decoded(self._event, line)
-        if event.type == "ERROR":
-            status = _ERROR_EVENT.decode(line).object
-            expired = status.code == 410
-            raise _Break(f"{status.code} {status.reason or status.message}".strip(), expired=expired)
+        event = self._event_of(line)
         obj: P = event.object
         self._version = obj.metadata.resourceVersion
         if event.type == "BOOKMARK":
@@ -310,6 +307,22 @@ class Watch(Generic[P]):
             self.objects[obj.key] = obj
         late = bool(self._late_until) and int(self._version) <= self._late_until
         self._emit(Event(event.type, obj, arrived, upper_bound=late))
+
+    def _event_of(self, line: bytes) -> Any:
+        """_Break for an ERROR event. Its object is a Status, whose fields seldom fit the projection's: `status` is a word."""
+        wrong: Exception | str = "an ERROR without a Status"
+        try:
+            event: Any = self._event.decode(line)
+            if event.type != "ERROR":
+                return event
+        except msgspec.DecodeError as error:
+            wrong = error
+        with contextlib.suppress(msgspec.DecodeError):
+            failure = _ERROR_EVENT.decode(line)
+            if failure.type == "ERROR":
+                status = failure.object
+                raise _Break(f"{status.code} {status.reason or status.message}".strip(), expired=status.code == 410)
+        raise ClusterError(f"watch of {self._path}: the answer is not as expected: {wrong}: {line[:120]!r}")
 
     def _emit(self, event: Event[P]) -> None:
         self.events += 1

@@ -107,7 +107,9 @@ def event(kind: str, obj: dict[str, Any]) -> bytes:
 
 
 def expired_event() -> bytes:
-    return event("ERROR", {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"})
+    """As servers send it: `status` is a word here, and an object in everything that is watched."""
+    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "reason": "Expired", "code": 410}
+    return event("ERROR", {**status, "message": "The resourceVersion for the provided watch is too old."})
 
 
 def stream(*chunks: bytes, then: str = "end") -> Handler:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -18,8 +19,17 @@ from .scripted import Handler, Scripted, answer, event, expired_event, listed, r
 PATH = "/api/v1/things"
 
 
+class ThingStatus(msgspec.Struct):
+    word: str = ""
+
+
 class Thing(Projection):
     phase: str = ""
+    status: ThingStatus = msgspec.field(default_factory=ThingStatus)
+
+
+class Bare(Projection):
+    """Has no field that a Status could contradict."""
 
 
 class Api:
@@ -186,6 +196,25 @@ def test_a_handler_that_raises_ends_the_watch_with_its_error(tmp_path: Path) -> 
             return watch.failure
 
     assert str(asyncio.run(run())) == "bad handler"
+
+
+@pytest.mark.parametrize("projection", [Thing, Bare])
+def test_an_error_event_is_understood_whatever_is_watched(tmp_path: Path, projection: type[Projection]) -> None:
+    async def run() -> list[str]:
+        other = event("ERROR", {"kind": "Status", "status": "Failure", "code": 500, "reason": "InternalError"})
+        api = Api([listed(7)], [stream(expired_event()), stream(other), stream(then="hang")], head=listed(7))
+        async with serving(api, tmp_path) as cluster, Watch(cluster, PATH, projection) as watch, asyncio.timeout(10):
+            while len(api.streams.requests) < 3 or len(watch.gaps) < 2:
+                await asyncio.sleep(0.005)
+                assert watch.failure is None
+            return [gap.reason for gap in watch.gaps]
+
+    assert asyncio.run(run()) == ["410 Expired", "500 InternalError"]
+
+
+def test_what_is_no_event_ends_the_watch(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="the answer is not as expected"):
+        watched(Api([listed(7)], [stream(b"<html>\n")]), tmp_path, lambda *_: False)
 
 
 def test_an_empty_list_and_null_items_are_lists(tmp_path: Path) -> None:

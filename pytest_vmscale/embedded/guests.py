@@ -136,10 +136,12 @@ class Guest:
     def interface_name(self, number: int) -> str:
         return f"Ethernet {number}" if self.system == "windows" else f"eth{number}"
 
-    def link_local(self, number: int) -> str:
+    def ipv6(self, number: int) -> list[str]:
+        """The link-local address, and the one that the network advertises."""
         octets = [int(each, 16) for each in self.mac(number).split(":")]
         octets[0] ^= 2
-        return (f"fe80::{octets[0]:02x}{octets[1]:02x}:{octets[2]:02x}ff:fe{octets[3]:02x}:{octets[4]:02x}{octets[5]:02x}")
+        interface = f"{octets[0]:x}{octets[1]:02x}:{octets[2]:x}ff:fe{octets[3]:02x}:{octets[4]:x}{octets[5]:02x}"
+        return [f"fe80::{interface}", f"fd02:0:0:{number + 1}:{interface}"]
 
 
 class Addresses:

@@ -13,7 +13,7 @@ from .kubevirt_client import FINAL_PHASES, Client, is_deleting, phase_of, set_ph
 from .kubevirt_pod import DEFAULT_GRACE_SECONDS, claim_name
 from .kubevirt_vmi import pod_of
 
-MOST_FACTS = 3  # the guest agent's reports that tell anything new
+MOST_FACTS = 5  # the guest agent's reports that tell anything new
 
 
 class VirtHandlers:
@@ -181,7 +181,7 @@ class VirtHandlers:
             await client.modify(self._vmis, *key, lambda vmi, facts=facts: self._write_agent(vmi, guest, facts))  # type: ignore[misc]
 
     def _write_agent(self, vmi: Object, guest: Guest, facts: int) -> None:
-        """0: it is connected, and which addresses it has; then its system, its interfaces, all its addresses."""
+        """0: it is connected, and which addresses it has; then its system, its interfaces' names, its kernel, its IPv6 addresses."""
         if vmi["metadata"]["uid"] != guest.uid or phase_of(vmi) != "Running":
             return
         status, now = vmi["status"], self._clock.timestamp()
@@ -190,10 +190,11 @@ class VirtHandlers:
             interface.update(ipAddress=guest.address, infoSource="domain, guest-agent", ipAddresses=[guest.address])
             if facts >= 2:
                 interface["interfaceName"] = guest.interface_name(number)
-            if facts >= 3:
-                interface["ipAddresses"] = [guest.address, guest.link_local(number)]
+            if facts >= 4:
+                interface["ipAddresses"] = [guest.address, *guest.ipv6(number)[:facts - 3]]
         if facts >= 1:
-            status["guestOSInfo"] = dict(guest.os_info)
+            later = () if facts >= 3 else ("kernelRelease", "kernelVersion", "machine")
+            status["guestOSInfo"] = {key: value for key, value in guest.os_info.items() if key not in later}
 
     # Stopping.
 

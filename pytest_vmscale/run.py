@@ -32,6 +32,10 @@ class ClusterUnfit(Exception):
     """The cluster cannot be measured as it is, found before anything was (exit code 10)."""
 
 
+class SloBreach(AssertionError):
+    """An objective is broken. An AssertionError: reports tell a failure from trouble by it."""
+
+
 class Run:
     """The state of one run, in the process that runs the suites."""
 
@@ -149,6 +153,8 @@ class Run:
 
     def trouble_line(self, error: BaseException) -> str | None:
         """One line for an error that is ours to explain, and remembered for the verdict; None for any other."""
+        if isinstance(error, SloBreach):
+            return str(error)
         if isinstance(error, ClusterUnfit):
             kind, told = self.unfit, f"the cluster is not fit: {error}"
         elif isinstance(error, MeasurementFailed):
@@ -237,8 +243,7 @@ class Check:
         if objective.outcome is Outcome.INCONCLUSIVE:
             raise MeasurementFailed(f"{objective.title}, {objective.scope}: {objective.why}")
         if objective.outcome is Outcome.FAIL:
-            # Not an assert statement: pytest would add the whole Objective to what people read.
-            raise AssertionError(breach(objective))
+            raise SloBreach(breach(objective))
         return objective
 
 

@@ -97,9 +97,6 @@ class Boot:
             return since(self.sent, self.seen[phase].arrived) if phase in self.seen else None
 
         probing, answered = self.probing, self.answered
-        not_up_at = None
-        if probing:
-            not_up_at = probing.last_failed if probing.last_failed is not None else self.seen["Running"].arrived
         return Record(
             namespace=self.guest.namespace,
             vm_name=self.guest.name,
@@ -114,13 +111,25 @@ class Boot:
             time_to_vmi_ready_seconds=seen("Ready"),
             time_to_guest_ip_seconds=seen("ip"),
             time_to_ssh_seconds=since(self.sent, answered),
-            error_bound_seconds=since(not_up_at, answered),
+            error_bound_seconds=since(self._last_known_down(), answered),
             request_seconds=since(self.attempts[0].sent, self.attempts[-1].ended) if self.attempts else None,
             request_retries=tuple(attempt.reason for attempt in self.attempts[:-1]),
             probes=probing.probes if probing else 0,
             probe_lag_seconds=probing.lag_seconds if probing else None,
             timeline=tuple(self._moment(each, clock) for each in sorted(self.seen.values(), key=lambda each: each.arrived)),
         )
+
+    def _last_known_down(self) -> float | None:
+        """The last stamp at which the guest was surely not up: of a probe that failed, or of its Running. If Running was only
+        learnt late, of the last phase before it that was seen in time, or of its request."""
+        if self.probing and self.probing.last_failed is not None:
+            return self.probing.last_failed
+        running = self.seen.get("Running")
+        if running and running.upper_bound:
+            return max(
+                (each.arrived for each in self.seen.values() if not each.upper_bound and each.arrived < running.arrived), default=self.sent
+            )
+        return running.arrived if running else None
 
     def _moment(self, seen: Seen, clock: Clock) -> Moment:
         t0 = clock.at(self.sent) if self.sent is not None else 0.0

@@ -181,6 +181,10 @@ def test_an_expired_watch_leaves_a_gap_and_upper_bounds(tmp_path: Path) -> None:
     assert record.succeeded
     bounds = {moment.phase: moment.upper_bound for moment in record.timeline}
     assert bounds == {"created": False, "Scheduling": True, "Scheduled": True, "Running": True, "ip": True, "ssh": False}
+    # It answered the first probe, and may have been up ever since it was last seen not to run: not just since the relist.
+    created = record.time_to_vm_created_seconds
+    assert record.probes == 1 and record.time_to_ssh_seconds is not None and created is not None
+    assert record.error_bound_seconds == pytest.approx(record.time_to_ssh_seconds - created)
     (gap,) = measurement.gaps
     assert gap.kind == "virtualmachineinstances" and "410" in gap.reason and gap.end_seconds >= gap.start_seconds >= 0
     assert measurement.details["watch_relists"] == 1 and measurement.details["upper_bounds"] == 4

@@ -111,6 +111,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.timeout(run.last_resort_wall_seconds(), method="signal"))
 
 
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """With xdist the controller collects nothing: it says here what it says elsewhere once scenarios are collected."""
+    run = config.stash.get(RUN, None)
+    return run.header() if run and config.getoption("dist", "no") != "no" else []
+
+
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     run = config.stash.get(RUN, None)
     return run.header() if run and scenarios(items) else []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ class Run:
             files.finish(measurement, own, self._cleanup_state())
         if self.cleanup and self.cleanup.get("status") == "Failed":
             self.troubles.append(f"Clean-up left {len(self.cleanup.get('left', ()))} objects behind.")
-        final = verdict(self.objectives, self.troubles, self.unfit)
+        final = replace(verdict(self.objectives, self.troubles, self.unfit), interrupted=interrupted)
         charts = self._charts()
         self.files.write_verdict(final, profile=self.profile.name, charts=charts)
         return {

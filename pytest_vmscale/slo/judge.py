@@ -25,6 +25,7 @@ class Ruling(enum.StrEnum):
     UNFIT = "unfit"
 
 
+EXIT_INTERRUPTED = 2  # pytest's own: Ctrl-C ends a run so, whatever it had found
 EXIT_CODES = {Ruling.PASS: 0, Ruling.FAIL: 1, Ruling.UNFIT: 10, Ruling.INCONCLUSIVE: 11}
 
 
@@ -35,10 +36,11 @@ class Verdict:
     ruling: Ruling
     why: tuple[str, ...]
     objectives: tuple[Objective, ...] = ()
+    interrupted: bool = False
 
     @property
     def exit_code(self) -> int:
-        return EXIT_CODES[self.ruling]
+        return EXIT_INTERRUPTED if self.interrupted else EXIT_CODES[self.ruling]
 
 
 def boot_times(measurement: Measurement) -> Sample:
@@ -134,7 +136,7 @@ def verdict(objectives: Sequence[Objective], troubles: Sequence[str] = (), unfit
     if unfit:
         return Verdict(Ruling.UNFIT, tuple(unfit), everything)
     broken = [_sentence(each) for each in everything if each.outcome is Outcome.FAIL]
-    doubts = [*troubles, *(_sentence(each) for each in everything if each.outcome is Outcome.INCONCLUSIVE)]
+    doubts = [*troubles, *_doubts(each for each in everything if each.outcome is Outcome.INCONCLUSIVE)]
     if broken:
         return Verdict(Ruling.FAIL, (*broken, *doubts), everything)
     if doubts:
@@ -245,6 +247,17 @@ def _lost(measurement: Measurement) -> str:
 
 def _scope(measurement: Measurement) -> str:
     return f"{measurement.size} VMs"
+
+
+def _doubts(objectives: Iterable[Objective]) -> list[str]:
+    """A sentence for each; but one for all objectives of a measurement that fail to be judged for the same reason."""
+    groups: dict[tuple[str, str], list[Objective]] = {}
+    for each in objectives:
+        groups.setdefault((each.scope, each.why), []).append(each)
+    return [
+        _sentence(group[0]) if len(group) == 1 else f"{len(group)} objectives{f' ({scope})' if scope else ''}: {why}."
+        for (scope, why), group in groups.items()
+    ]
 
 
 def _sentence(objective: Objective) -> str:

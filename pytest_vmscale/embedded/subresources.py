@@ -70,14 +70,14 @@ class VirtApi:
     # Reading.
 
     async def _vm(self, client: Client, namespace: str, name: str) -> Object:
-        await client.request()
+        await client.read()
         vm = self._resources.find(self._vms, namespace, name)
         if vm is None:
             raise errors.not_found("virtualmachine", "kubevirt.io", name)
         return vm
 
     async def _vmi(self, client: Client, namespace: str, name: str) -> Object | None:
-        await client.request()
+        await client.read()
         return self._resources.find(self._vmis, namespace, name)
 
     async def _needed_vmi(self, client: Client, namespace: str, name: str) -> Object:

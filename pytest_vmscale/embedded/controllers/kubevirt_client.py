@@ -31,8 +31,12 @@ class Client:
         self._recorder = Recorder(cluster)
         self._sending: set[asyncio.Task[None]] = set()
 
+    async def read(self) -> None:
+        """A read that the limiter does not count: it takes its time, and no token."""
+        await self._clock.sleep(self._request_seconds * self._faults.boot_slowdown)
+
     async def request(self) -> None:
-        """A request that reads, or the price of one that writes."""
+        """The price of a request that the limiter counts."""
         slowdown = self._faults.boot_slowdown
         await self.limiter.take(slowdown)
         await self._clock.sleep(self._request_seconds * slowdown)

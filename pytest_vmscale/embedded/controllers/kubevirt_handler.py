@@ -175,7 +175,7 @@ class VirtHandlers:
         await client.modify(self._vmis, *key, lambda vmi: self._write_agent(vmi, guest, 0))
         for report, seconds in enumerate(self._timing.guests.agent_report_seconds, 1):
             await self._clock.sleep_until(at + seconds)
-            if not guest.running:
+            if not guest.answers:
                 return
             facts = min(report, MOST_FACTS)
             await client.modify(self._vmis, *key, lambda vmi, facts=facts: self._write_agent(vmi, guest, facts))  # type: ignore[misc]

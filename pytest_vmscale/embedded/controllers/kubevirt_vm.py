@@ -74,12 +74,8 @@ class VirtualMachines:
         if is_deleting(vm):
             await self._delete(vm, key)
             return
-        if FINALIZER not in (vm["metadata"].get("finalizers") or ()):
-            await self._client.modify(self._vms, *key, _add_finalizer)
-        if not vm["spec"]["template"]["spec"].get("domain", {}).get("firmware", {}).get("uuid"):
-            await self._client.modify(self._vms, *key, _set_firmware)
-        vm = self._resources.find(self._vms, *key)
-        if vm is not None and not is_deleting(vm):
+        prepared = [await self._client.modify(self._vms, *key, change) for change in (_add_finalizer, _set_firmware)]
+        if not any(prepared):  # what was just written brings it back
             await self._sync(vm, key)
         await self._update_status(key)
 

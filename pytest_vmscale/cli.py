@@ -167,23 +167,17 @@ def _validate(path: Path) -> int:
 
 
 def _validate_results(path: Path) -> int:
-    import json
+    from .report.files import problems
 
-    import jsonschema
-
-    from .report.files import schema
-
-    kind = "verdict" if path.name == "verdict.json" else "summary" if path.name.startswith("summary_") else "results"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        found = problems(path)
     except (OSError, ValueError) as error:
         raise CommandError(f"{path}: {error}") from None
-    wrong = sorted(jsonschema.Draft202012Validator(schema(kind)).iter_errors(data), key=lambda each: list(each.absolute_path))
-    for each in wrong:
-        print(f"{path}: {'.'.join(map(str, each.absolute_path)) or '(file)'}: {each.message}", file=sys.stderr)
-    if not wrong:
-        print(f"{path}: valid {kind}")
-    return 1 if wrong else 0
+    for problem in found:
+        print(f"{path}: {problem}", file=sys.stderr)
+    if not found:
+        print(f"{path}: valid")
+    return 1 if found else 0
 
 
 def _cleanup(options: argparse.Namespace) -> int:
@@ -198,3 +192,7 @@ def _cleanup(options: argparse.Namespace) -> int:
     for line in removal.left:
         print(f"not removed: {line}", file=sys.stderr)
     return 1 if removal.left else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

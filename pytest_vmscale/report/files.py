@@ -193,6 +193,22 @@ def schema(name: str) -> dict[str, Any]:
     return loaded
 
 
+def problems(path: Path) -> list[str]:
+    """What is wrong with a result file by its schema, which its name tells; nothing if it is valid. OSError or ValueError if it
+    cannot be read."""
+    import jsonschema
+    import referencing
+
+    loaded = {name: schema(name) for name in ("results", "summary", "verdict")}
+    registry: Any = referencing.Registry().with_resources(
+        (f"{name}.schema.json", referencing.Resource.from_contents(contents)) for name, contents in loaded.items()
+    )
+    name = "verdict" if path.name == "verdict.json" else "summary" if path.name.startswith("summary_") else "results"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    found = jsonschema.Draft202012Validator(loaded[name], registry=registry).iter_errors(data)
+    return [f"{'.'.join(map(str, error.absolute_path)) or '(file)'}: {error.message}" for error in found]
+
+
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Atomically. ValueError on NaN or infinity: they are no JSON, and no result."""
     _replace(path, _dumps(data, indent=2) + "\n")

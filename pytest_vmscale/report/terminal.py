@@ -183,9 +183,8 @@ def _failed_lines(failed: Sequence[Record], paint: Paint) -> list[str]:
     for record in failed[:FAILED_SHOWN]:
         reached = f"reached {record.last_phase}" if record.last_phase else "reached nothing"
         where = f" on {record.node}" if record.node else ""
-        lines.append(
-            _cut(f"  {record.namespace}/{record.vm_name}: {record.status}, {reached}{where}: {record.error or 'no error given'}", WIDTH)
-        )
+        told = f"{record.namespace}/{record.vm_name}: {record.status}, {reached}{where}: {record.error or 'no error given'}"
+        lines += _wrap(told, "  ", "      ")
     if len(failed) > FAILED_SHOWN:
         lines.append(f"  and {len(failed) - FAILED_SHOWN} more")
     return lines

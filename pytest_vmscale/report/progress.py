@@ -9,7 +9,7 @@ from typing import TextIO
 
 LINE_EVERY_SECONDS = 10.0  # wall: a log is read on the wall's clock
 REDRAW_EVERY_SECONDS = 0.1  # wall: more is not seen
-_BAR_WIDTH = 24
+_BAR_WIDTH = 16
 
 
 class Progress:
@@ -28,8 +28,8 @@ class Progress:
         self, *, total: int, requested: int, running: int, booted: int, failed: int, cluster_seconds: float, speed: float = 1.0
     ) -> None:
         """Counts are cumulative. `cluster_seconds` since the scenario's start; `speed`: cluster seconds a wall second."""
-        counts = f"{booted}/{total} up, {running} running, {requested} requested, {failed} failed"
-        self._line = f"{counts}, {cluster_seconds:.0f} s" + (f" (simulated at {speed:g}x)" if speed != 1 else "")
+        counts = f"{booted}/{total} up, {running} running, " + (f"{requested} requested, " if requested < total else "") + f"{failed} failed"
+        self._line = f"{counts}, {cluster_seconds:.0f} s" + (f" simulated at {speed:g}x" if speed != 1 else "")
         self._share = min(1.0, (booted + failed) / total) if total else 0.0
         now = self._now()
         if now - self._shown_at >= (REDRAW_EVERY_SECONDS if self._terminal else LINE_EVERY_SECONDS):

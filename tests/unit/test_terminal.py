@@ -168,7 +168,7 @@ def test_in_a_log_a_line_every_ten_seconds() -> None:
     progress.close()
     lines = stream.getvalue().splitlines()
     assert [line.split("/")[0] for line in lines] == ["boot storm: 10", "boot storm: 20", "boot storm: 24"]
-    assert lines[0] == "boot storm: 10/100 up, 80 running, 100 requested, 1 failed, 20 s (simulated at 60x)"
+    assert lines[0] == "boot storm: 10/100 up, 80 running, 1 failed, 20 s simulated at 60x"
     assert "\r" not in stream.getvalue()
 
 
@@ -184,7 +184,7 @@ def test_on_a_terminal_one_line_is_rewritten(monkeypatch: pytest.MonkeyPatch) ->
     assert drawn.count("\n") == 1 and drawn.endswith("\n")
     assert 10 <= drawn.count("\r") <= 12
     assert all(len(line) < 60 for line in drawn.replace("\n", "").split("\r"))
-    assert "[########################]" in drawn.split("\r")[-1]
+    assert "[################]" in drawn.split("\r")[-1]
 
 
 def test_a_shorter_line_wipes_a_longer_one(monkeypatch: pytest.MonkeyPatch) -> None:

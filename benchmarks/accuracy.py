@@ -47,8 +47,10 @@ def follow(pid: int, costs: dict[str, Cost], done: threading.Event) -> None:
             except OSError:
                 continue
             ticks = os.sysconf("SC_CLK_TCK")
-            peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-            costs[name] = Cost((int(fields[11]) + int(fields[12])) / ticks, peak)
+            peaks = [int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")]
+            if not peaks:  # it has just ended
+                continue
+            costs[name] = Cost((int(fields[11]) + int(fields[12])) / ticks, peaks[0])
 
 
 def child_of(pid: int) -> int | None:

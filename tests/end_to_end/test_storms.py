@@ -143,10 +143,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "vmscale-results" / "r1"
 
 
-def test_an_interrupted_storm_removes_its_fleet_and_keeps_what_it_measured(here):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_storm_removes_its_fleet_and_keeps_what_it_measured(here, number):
     process = start("--vms", "60", "--run-id", "r1")
     wait_for(here / "truth.jsonl", process, "guest-ssh-ready")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 2, output
     verdict = json.loads((here / "verdict.json").read_text())
@@ -173,13 +174,15 @@ def test_a_fleet_that_is_kept_on_a_cluster_started_by_hand_is_used_again(scale, 
     state = tmp_path / "state"
     vmscale = [sys.executable, "-m", "pytest_vmscale.cli", "embedded"]
     up = subprocess.run(
-        [*vmscale, "up", "--detach", "--workers", "10", "--state-dir", str(state)], capture_output=True, text=True, check=True
+        [*vmscale, "up", "--detach", "--workers", "10", "--speed", "40", "--state-dir", str(state)], capture_output=True, text=True, check=True
     )
     kubeconfig = up.stdout.splitlines()[-1]
     try:
         assert Path(kubeconfig).stat().st_mode & 0o777 == 0o600
         first = scale("--vms", "6", "--keep", "--run-id", "first", "--kubeconfig", kubeconfig)
         assert first.code == 0, first.out
+        cluster = json.loads(Path("vmscale-results/first/verdict.json").read_text())["cluster"]
+        assert (cluster["kind"], cluster["time_rate"]) == ("embedded", 40)
         second = scale("--vms", "4", "--reuse-fleet", "first", "--run-id", "second", "--kubeconfig", kubeconfig)
         assert second.code == 0, second.out
         records = json.loads(Path("vmscale-results/second/boot-storm_results.json").read_text())["records"]

@@ -199,6 +199,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         line = run.trouble_line(call.excinfo.value)
         if line:
             report.longrepr = line
+            if run.unfit and not hasattr(item.config, "workerinput"):
+                item.session.shouldstop = "the cluster is not fit"  # once is enough: every further test would say the same
     return report
 
 
@@ -208,7 +210,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = config.stash.get(RUN, None)
     if run is None:
         return
-    outcome = run.finish(interrupted=int(exitstatus) == pytest.ExitCode.INTERRUPTED)
+    outcome = run.finish(interrupted=exitstatus == pytest.ExitCode.INTERRUPTED and not run.unfit)
     if outcome is None:
         outcome = next((each for each in config.stash[FROM_WORKERS]), None)
     if outcome is None:
@@ -220,7 +222,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     allure_folder = config.getoption("allure_report_dir", None)
     if allure_folder:
         run.write_allure_environment(allure_folder, outcome)
-    if outcome["exit_code"] > 1 and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+    if outcome["exit_code"] > 1:
         session.exitstatus = outcome["exit_code"]
 
 

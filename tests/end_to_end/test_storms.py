@@ -105,6 +105,19 @@ def test_windows_may_be_ready_by_another_port_and_a_jump_host_leads_there(scale)
     assert (by_os["windows"]["ready"], by_os["fedora"]["ready"]) == (3389, "ssh")
 
 
+def test_a_test_that_does_not_end_fails_and_leaves_the_fleets_state(scale):
+    Path("impatient.py").write_text(
+        "import pytest\n\n\n@pytest.hookimpl(tryfirst=True)\ndef pytest_collection_modifyitems(items):\n"
+        "    for item in items:\n        item.add_marker(pytest.mark.timeout(8))\n"
+    )
+    outcome = scale("--vms", "10", "--sim-fault", "guests-never-boot=2", "--deadline", "4h", "-p", "impatient", "-k", "every_vm", *SMALL)
+    assert outcome.code == 11, outcome.out
+    assert "no end after 8 s of wall time" in outcome.out
+    state = outcome.json("fleet-state.json")
+    assert len(state["vms"]) == 10 and {each["phase"] for each in state["vmis"]} == {"Running"}
+    assert outcome.json("boot-storm_results.json")["complete"] is False
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
     environment = {key: value for key, value in os.environ.items() if key not in ("KUBECONFIG", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER")}
@@ -190,6 +203,11 @@ def test_a_fleet_that_is_kept_on_a_cluster_started_by_hand_is_used_again(scale, 
         cleanup = [sys.executable, "-m", "pytest_vmscale.cli", "cleanup", "--run-id", "first", "--kubeconfig", kubeconfig]
         removed = subprocess.run(cleanup, capture_output=True, text=True, check=False)
         assert removed.returncode == 0, removed.stderr
+        refused = Path(kubeconfig).read_text().replace("token: ", "token: not-")
+        (tmp_path / "refused").write_text(refused)
+        unknown = scale("--vms", "4", "--kubeconfig", str(tmp_path / "refused"), "--run-id", "unknown")
+        assert unknown.code == 10 and "does not accept the credentials of context 'embedded'" in unknown.out
+        assert unknown.out.count("ERROR at setup") == 1
         third = scale("--vms", "4", "--reuse-fleet", "first", "--run-id", "third", "--kubeconfig", kubeconfig)
         assert third.code == 10 and "has no fleet" in third.out
     finally:

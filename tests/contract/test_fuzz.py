@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 from http.client import HTTPSConnection
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import orjson
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -87,9 +89,45 @@ def changed(draw: st.DrawFn, value: Any) -> Any:
     return draw(JUNK)
 
 
+FOLLOWED = ["/api/v1/configmaps", "/api/v1/pods", "/api/v1/namespaces", "/apis/kubevirt.io/v1/virtualmachines", "/apis/apps/v1/deployments"]
+
+
+class Follower:
+    """A watch held open through everything that is asked, and the state that its events add up to."""
+
+    def __init__(self, server: Api, path: str) -> None:
+        self.path, self.state, self.seen = path, {}, threading.Event()
+        listed = server.get(path).json
+        self.state = {(each["metadata"].get("namespace", ""), each["metadata"]["name"]): each["metadata"]["resourceVersion"] for each in listed["items"]}
+        self._connection = server.connect(timeout=120)
+        headers = {"Authorization": f"Bearer {server.token}"}
+        self._connection.request("GET", f"{path}?watch=true&resourceVersion={listed['metadata']['resourceVersion']}", headers=headers)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._connection.getresponse():
+            event = orjson.loads(line)
+            meta = event["object"]["metadata"]
+            key = (meta.get("namespace", ""), meta["name"])
+            if event["type"] == "DELETED":
+                del self.state[key]
+            else:
+                assert (event["type"] == "ADDED") == (key not in self.state), event
+                self.state[key] = meta["resourceVersion"]
+            if meta["name"] == "the-last-one":
+                self.seen.set()
+
+
+@pytest.fixture(scope="module")
+def followers(server: Api) -> list[Follower]:
+    """From before the first strange request."""
+    return [] if server.embedded is None else [Follower(server, path) for path in FOLLOWED]
+
+
 @settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(asked=st.lists(requests(), min_size=1, max_size=12))
-def test_no_request_is_too_strange(server: Api, asked: list[Any]) -> None:
+def test_no_request_is_too_strange(server: Api, followers: list[Follower], asked: list[Any]) -> None:
     if server.embedded is None:
         return
     connection = server.connect()
@@ -101,6 +139,20 @@ def test_no_request_is_too_strange(server: Api, asked: list[Any]) -> None:
     finally:
         connection.close()
     server.run(whole(server))
+
+
+@pytest.mark.parametrize("number", range(len(FOLLOWED)))
+def test_every_watch_has_seen_what_every_list_says(server: Api, followers: list[Follower], number: int) -> None:
+    if server.embedded is None:
+        pytest.skip("strange requests go to the embedded API only")
+    follower = followers[number]
+    where = next(path for path in KINDS if path.replace("/namespaces/default/", "/") == follower.path)
+    body = {**copy.deepcopy(KINDS[where])}
+    body["metadata"] = {**body.get("metadata", {}), "name": "the-last-one"}
+    assert server.post(where, body).code == 201
+    assert follower.seen.wait(20), "the watch no longer delivers"
+    items = server.get(follower.path).json["items"]
+    assert {(each["metadata"].get("namespace", ""), each["metadata"]["name"]): each["metadata"]["resourceVersion"] for each in items} == follower.state
 
 
 def ask(server: Api, connection: HTTPSConnection, method: str, path: str, named: bool, name: str, subresource: str, query: dict[str, str], body: str, content: str, accept: str) -> None:

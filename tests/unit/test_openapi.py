@@ -9,6 +9,7 @@ import pytest
 
 from pytest_vmscale.embedded.api.kinds import load_kinds
 from pytest_vmscale.embedded.api.openapi import documents
+from pytest_vmscale.embedded.api.protobuf import _fields
 
 KINDS = load_kinds()
 DOCUMENTS = documents(KINDS)
@@ -55,3 +56,60 @@ def test_merge_keys_of_strategic_patches() -> None:
 def test_explanations_come_along() -> None:
     pod = json.loads(DOCUMENTS["openapi/v3/api/v1"])["components"]["schemas"]["io.k8s.api.core.v1.Pod"]
     assert pod["description"].startswith("Pod is a collection of containers") and "Attributes:" not in pod["description"]
+
+
+SWAGGER = json.loads(DOCUMENTS.version_2)
+
+
+def test_version_2_has_every_kind_and_can_be_followed() -> None:
+    assert SWAGGER["swagger"] == "2.0"
+    assert references(SWAGGER) <= {f"#/definitions/{name}" for name in SWAGGER["definitions"]}
+    found = {tuple(sorted(kind.items())) for each in SWAGGER["definitions"].values() for kind in each.get("x-kubernetes-group-version-kind", ())}
+    assert {tuple(sorted({"group": kind.group, "version": kind.version, "kind": kind.kind}.items())) for kind in KINDS.all} <= found
+
+
+def test_version_2_says_nothing_that_is_new_in_version_3() -> None:
+    def keys(schema: Any) -> set[str]:
+        children = [*schema.get("properties", {}).values(), schema.get("items", {}), schema.get("additionalProperties", {})]
+        return set(schema).union(*map(keys, children))
+
+    assert not {"nullable", "oneOf", "anyOf", "allOf"} & set().union(*map(keys, SWAGGER["definitions"].values()))
+    assert not [operation for item in SWAGGER["paths"].values() for operation in item.values() if "requestBody" in operation]
+
+
+def test_version_2_keeps_what_apply_needs() -> None:
+    """kubectl before 1.28 reads patch strategies and the parameters of patches from it."""
+    spec = SWAGGER["definitions"]["io.k8s.api.PodSpec"]["properties"]
+    assert (spec["containers"]["x-kubernetes-patch-merge-key"], spec["containers"]["x-kubernetes-patch-strategy"]) == ("name", "merge")
+    patch = SWAGGER["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"]
+    assert {"fieldValidation", "dryRun"} <= {each["name"] for each in patch["parameters"] if each["in"] == "query" and each["type"] == "string"}
+    assert patch["x-kubernetes-group-version-kind"]["kind"] == "Deployment"
+
+
+def messages(data: bytes) -> dict[int, list[Any]]:
+    """A protobuf message's fields by number: bytes, or numbers."""
+    found: dict[int, list[Any]] = {}
+    for number, value in _fields(data):
+        found.setdefault(number, []).append(value)
+    return found
+
+
+def test_version_2_in_protobuf_says_the_same() -> None:
+    """Read with gnostic's field numbers (Document.definitions is 9, Schema.properties 25, and so on)."""
+    document = messages(DOCUMENTS.version_2_protobuf)
+    assert document[1] == [b"2.0"]
+    definitions = {pair[1][0].decode(): messages(pair[2][0]) for pair in map(messages, messages(document[9][0])[1])}
+    assert definitions.keys() == SWAGGER["definitions"].keys()
+    pod = definitions["io.k8s.api.PodSpec"]
+    properties = {pair[1][0].decode(): messages(pair[2][0]) for pair in map(messages, messages(pod[25][0])[1])}
+    assert properties.keys() == SWAGGER["definitions"]["io.k8s.api.PodSpec"]["properties"].keys()
+    assert [name.decode() for name in pod[19]] == SWAGGER["definitions"]["io.k8s.api.PodSpec"]["required"]
+    assert messages(properties["containers"][22][0])[1] == [b"array"] and 23 in properties["containers"]
+    extensions = {pair[1][0]: json.loads(messages(pair[2][0])[2][0]) for pair in map(messages, properties["containers"][31])}
+    assert extensions[b"x-kubernetes-patch-merge-key"] == "name"
+    paths = {pair[1][0].decode(): messages(pair[2][0]) for pair in map(messages, messages(document[8][0])[2])}
+    assert paths.keys() == SWAGGER["paths"].keys()
+    patch = messages(paths["/api/v1/namespaces/{namespace}/pods/{name}"][8][0])
+    queries = [messages(messages(messages(messages(each)[1][0])[2][0])[3][0])[4][0] for each in patch[8]
+               if 2 in messages(messages(each)[1][0])]
+    assert {b"fieldValidation", b"dryRun"} <= set(queries)

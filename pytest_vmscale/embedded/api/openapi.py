@@ -1,6 +1,6 @@
-"""OpenAPI v3: what kubectl reads before it creates, applies, diffs, replaces or explains.
+"""OpenAPI: what kubectl reads before it creates, applies, diffs, replaces or explains.
 
-A document per group and version, made and encoded when first asked for.
+Version 3 is a document per group and version, version 2 one for all; each is made and encoded when first asked for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from . import swagger
 from .kinds import Kind, Kinds
 from .schema import MISSING, Node, schema_of
 
@@ -45,6 +46,20 @@ class Documents(Mapping[str, bytes]):
         if path not in self._made:
             self._made[path] = orjson.dumps(self._index() if path == "openapi/v3" else _document(self._by_path[path]))
         return self._made[path]
+
+    @functools.cached_property
+    def version_2(self) -> bytes:
+        """Everything in one document of OpenAPI v2."""
+        return orjson.dumps(self._swagger())
+
+    @functools.cached_property
+    def version_2_protobuf(self) -> bytes:
+        """`version_2`, as Go clients read it."""
+        return swagger.encode(self._swagger())
+
+    def _swagger(self) -> Spec:
+        whole = _document([each for kinds in self._by_path.values() for each in kinds])
+        return swagger.document(whole["paths"], whole["components"]["schemas"])
 
     def __iter__(self) -> Iterator[str]:
         return iter(["openapi/v3", *self._by_path])

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
 from ..clock import SimClock
-from . import errors, strategies
+from . import errors, strategies, swagger
 from .auth import AUTHENTICATED, MASTERS, Action, Authenticator, Authorizer, User
 from .calls import Call, parse
 from .discovery import AGGREGATED_V2, Discovery
@@ -274,8 +274,19 @@ class ApiServer:
         return web.Response(text="ok") if not names or names == ["ping"] or names == ["etcd"] else not_found()
 
     def _openapi(self, request: web.Request, path: str) -> web.StreamResponse:
+        if path == "/openapi/v2":
+            return self._swagger(request)
         document = self._documents.get(path.removeprefix("/"))
         return not_found() if document is None else web.Response(body=document, content_type=JSON)
+
+    def _swagger(self, request: web.Request) -> web.StreamResponse:
+        for alternative in request.headers.get("Accept", "*/*").split(","):
+            media = alternative.partition(";")[0].strip()
+            if media in swagger.ACCEPTED:
+                return web.Response(body=self._documents.version_2_protobuf, headers={"Content-Type": swagger.MEDIA, "Vary": "Accept"})
+            if media in (JSON, "application/*", "*/*"):
+                return web.Response(body=self._documents.version_2, headers={"Content-Type": JSON, "Vary": "Accept"})
+        raise errors.ApiError(406, f"only the following media types are accepted: {JSON}, {swagger.MEDIA}")
 
     def _discover(self, request: web.Request, path: str) -> web.StreamResponse:
         discovery, parts = self.discovery, path.strip("/").split("/")
@@ -287,7 +298,7 @@ class ApiServer:
             return answer_object(discovery.versions() if path == "/api" else discovery.groups())
         found: Object | None = None
         if path == "/":
-            return answer_object({"paths": ["/api", "/api/v1", "/apis", *(f"/apis/{group['name']}" for group in discovery.groups()["groups"]), "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]})
+            return answer_object({"paths": ["/api", "/api/v1", "/apis", *(f"/apis/{group['name']}" for group in discovery.groups()["groups"]), "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]})
         if parts[0] == "api" and len(parts) == 2:
             found = discovery.group_version("", parts[1])
         elif parts[0] == "apis" and len(parts) == 2:

@@ -50,7 +50,7 @@ def _object(model: Any) -> Node:
         return _built[model]
     name = VERSION_PREFIX.sub("", model.__name__)
     # Known before its fields are: types may refer to themselves.
-    node = _built[model] = Node("object", name=name, description=(model.__doc__ or "").partition("\n\n    Attributes:")[0].strip())
+    node = _built[model] = Node("object", name=name, description=re.split(r"\n\s*Attributes:", model.__doc__ or "")[0].strip())
     add = _additions()
     node.atomic = name in add["atomic_types"]
     not_required = add["not_required"].get(name, ())

@@ -10,6 +10,11 @@ from .store import Object
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 DEFAULT_GRACE_SECONDS = 30.0
+# The numbers in a status that are written even when they are 0: clients take them for granted.
+ZERO_STATUS = {
+    "daemonsets": ("currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady"),
+    "poddisruptionbudgets": ("disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"),
+    "replicasets": ("replicas",), "statefulsets": ("replicas", "availableReplicas")}
 
 
 def is_core(kind: Kind, plural: str) -> bool:
@@ -33,7 +38,7 @@ def prepare_create(kind: Kind, obj: Object) -> None:
     elif is_core(kind, "services"):
         obj.setdefault("status", {}).setdefault("loadBalancer", {})
     elif kind.status:
-        obj.setdefault("status", {})
+        obj.setdefault("status", dict.fromkeys(ZERO_STATUS.get(kind.plural, ()), 0))
 
 
 def quality_of_service(spec: Object) -> str:

@@ -6,6 +6,7 @@ Controllers' own writes skip this; only HTTP writes go through it.
 from __future__ import annotations
 
 import copy
+import datetime
 import re
 from typing import Any
 
@@ -21,6 +22,7 @@ TYPES: dict[str, tuple[type, ...]] = {"object": (dict,), "array": (list,), "stri
                                       "number": (int, float), "intOrString": (int, str)}
 NUMBERS = ("integer", "number", "intOrString")
 DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+MICRO_TIMES = {"acquireTime", "renewTime", "eventTime", "lastObservedTime"}  # of leases and events; all other times are whole seconds
 
 
 class Schemas:
@@ -151,10 +153,21 @@ def _read(kind: Kind, node: Node, value: Any, path: str, unknown: list[str], str
             return rules.canonical_quantity(str(value))
         except ValueError as error:
             raise ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {error}') from error
-    elif node.format == "date-time" and not DATE_TIME.fullmatch(value):
-        raise ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: parsing time "{value}" as '
-                            f'"2006-01-02T15:04:05Z07:00": cannot parse "{value}" as "2006"')
+    elif node.format == "date-time":
+        try:
+            return _canonical_time(value, micro=path.rpartition(".")[2] in MICRO_TIMES)
+        except ValueError:
+            raise ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: parsing time "{value}" as '
+                                f'"2006-01-02T15:04:05Z07:00": cannot parse "{value}" as "2006"') from None
     return value
+
+
+def _canonical_time(text: str, *, micro: bool) -> str:
+    """The same moment as the server writes it: in UTC, in whole seconds or (micro) microseconds. ValueError if it is none."""
+    if not DATE_TIME.fullmatch(text):
+        raise ValueError(text)
+    moment = datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ" if micro else "%Y-%m-%dT%H:%M:%SZ")
 
 
 def _json_type(value: Any) -> str:

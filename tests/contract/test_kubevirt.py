@@ -469,7 +469,7 @@ def start_streams(kubeconfig: Path) -> dict[str, list[dict[str, Any]]]:
 
     def done() -> bool:
         conditions = seen["vm"][-1].get("status", {}).get("conditions", []) if seen["vm"] else []
-        return bool(seen["vm"] and seen["vm"][-1]["status"].get("ready")) and any(each["type"] == "AgentConnected" for each in conditions)
+        return bool(seen["vm"] and seen["vm"][-1].get("status", {}).get("ready")) and any(each["type"] == "AgentConnected" for each in conditions)
 
     async def inside() -> None:
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {cluster.token}"}) as session:

@@ -24,6 +24,8 @@ Fields = frozenset[Path]
 
 APPLY, UPDATE = "Apply", "Update"
 FIRST_MANAGER = "before-first-apply"  # owns what was there before anybody kept account
+KUBECTL = "kubectl"  # the manager of its server-side apply
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 CONTAINER: Any = object()  # the value of what only holds other fields
 # What belongs to nobody.
 UNOWNED = {("f:apiVersion",), ("f:kind",), ("f:metadata",), *(("f:metadata", f"f:{name}") for name in (
@@ -87,12 +89,27 @@ def apply(kind: Kind, live: Object | None, applied: Object, manager: str, force:
     changed, removed = _owned(kind, changed, subresource), _owned(kind, removed, subresource)
     conflicts = [(owner, owner.fields & changed) for owner in others if owner.fields & changed]
     if conflicts and not force:
-        raise _conflict(conflicts)
+        allowed = _last_applied(kind, node, before) if manager == KUBECTL else frozenset()
+        refused = [(owner, fields - allowed) for owner, fields in conflicts if fields - allowed]
+        if refused:
+            raise _conflict(refused)
     kept = [_without(owner, changed | removed, now) for owner in others]
     touched = live is None or bool(changed or removed) or mine is None or mine.fields != fields
     me = Owner(manager, APPLY, kind.api_version, subresource, now, fields) if touched or mine is None else mine
     _write_owners(new, [*(owner for owner in kept if owner.fields), me])
     return new
+
+
+def _last_applied(kind: Kind, node: Node, live: Object) -> Fields:
+    """The fields that kubectl's client-side apply set and that still are as it set them: its server-side apply takes them over."""
+    try:
+        last = orjson.loads(live["metadata"].get("annotations", {}).get(LAST_APPLIED, ""))
+    except orjson.JSONDecodeError:
+        return frozenset()
+    if not isinstance(last, dict) or last.get("apiVersion") != live.get("apiVersion"):
+        return frozenset()
+    changed, _ = _differences(node, live, _part(kind, last, ""))
+    return frozenset(flatten(node, last)) - changed
 
 
 def track_update(kind: Kind, old: Object | None, new: Object, manager: str, operation: str, now: str, subresource: str = "") -> None:

@@ -15,8 +15,13 @@ from .lists import ListOptions, Lists, Page, encode_list, item_encoder, parse_op
 from .representations import Form, accepted, answer
 from .resources import Resources
 from .selectors import Selection, selection
-from .store import Entry
+from .store import Entry, Object
 from .watches import Encoder, Watcher, Watches, in_version
+
+# What a bookmark is an object of, in each form of a watch; None: of the kind that is watched.
+BOOKMARKS: dict[Form, Object | None] = {
+    Form.OBJECT: None, Form.PARTIAL: {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"},
+    Form.TABLE: {"kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": None, "rows": []}}
 
 
 class Expiry(Protocol):
@@ -87,7 +92,7 @@ class Reads:
         if options.send_initial_events and version and version > self._resources.store.revision:
             raise too_large(version, self._resources.store.revision)
         encoder = None if form is Form.OBJECT else self._encoder(call, form)
-        watcher = Watcher(kind, chosen, encoder, call.api_version, options.bookmarks, version or self._resources.store.revision)
+        watcher = Watcher(kind, chosen, encoder, call.api_version, options.bookmarks, version or self._resources.store.revision, BOOKMARKS[form])
         response = web.StreamResponse(headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"})
         await response.prepare(call.request)
         watcher.transport = call.request.transport

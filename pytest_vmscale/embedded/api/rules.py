@@ -261,7 +261,11 @@ def _workload(obj: Object, old: Object | None) -> list[Cause]:
         found.append(Cause("spec.template.metadata.labels", f"Invalid value: {_json(labels)}: `selector` does not match template `labels`"))
     if old and (old.get("spec") or {}).get("selector") != spec.get("selector"):
         found.append(_immutable("spec.selector", spec.get("selector")))
-    return found
+    return found + _not_negative(spec, "replicas", "minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds")
+
+
+def _not_negative(spec: Object, *names: str) -> list[Cause]:
+    return [Cause(f"spec.{name}", f"Invalid value: {spec[name]}: must be greater than or equal to 0") for name in names if (spec.get(name) or 0) < 0]
 
 
 def _job(obj: Object, old: Object | None) -> list[Cause]:
@@ -274,7 +278,7 @@ def _job(obj: Object, old: Object | None) -> list[Cause]:
         before = old.get("spec") or {}
         found += [_immutable(f"spec.{key}", spec.get(key)) for key in ("selector", "template", "completions") if key in before
                   and before[key] != spec.get(key)]
-    return found
+    return found + _not_negative(spec, "parallelism", "completions", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
 
 
 def _claim(obj: Object, old: Object | None) -> list[Cause]:

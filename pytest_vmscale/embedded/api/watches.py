@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import orjson
 from aiohttp import web
@@ -17,9 +17,10 @@ from aiohttp import web
 from ..clock import SimClock
 from .kinds import Kind
 from .selectors import Selection
-from .store import Change, Entry, Store
+from .store import Change, Entry, Object, Store
 
-BUFFER_BYTES = 32 * 2**20  # what one watcher may fall behind
+BUFFER_BYTES = 32 * 2**20  # of changes that one watcher may fall behind
+PIECE_BYTES = 256 * 2**10  # of the objects that a watch starts with, encoded as they are sent
 BOOKMARK_SECONDS = 60.0  # cluster time between bookmarks, as the real watch cache's
 LEAST_BOOKMARK_WALL_SECONDS = 1.0
 DEFAULT_TIMEOUT_SECONDS = 1800  # kube-apiserver's --min-request-timeout; up to twice that
@@ -34,12 +35,17 @@ def frame(type_: str, body: bytes) -> bytes:
 class Watcher:
     """One watch request: what it selects, and the frames that wait to be sent."""
 
-    def __init__(self, kind: Kind, selection: Selection, encoder: Encoder | None, api_version: str, bookmarks: bool, after: int) -> None:
-        """`encoder` None means the object as it is stored. Changes up to revision `after` are not told."""
+    def __init__(self, kind: Kind, selection: Selection, encoder: Encoder | None, api_version: str, bookmarks: bool, after: int,
+                 bookmark: Object | None = None) -> None:
+        """`encoder` None means the object as it is stored. Changes up to revision `after` are not told.
+        `bookmark` is what a bookmark is an object of, where that is not the kind itself: clients decode it as they do the rest."""
         self.kind, self.selection, self.encoder, self.bookmarks = kind, selection, encoder, bookmarks
         self.api_version, self.sent_revision = api_version, after
+        self._bookmark = bookmark or {"kind": kind.kind, "apiVersion": api_version}
         self._frames: list[bytes] = []
         self._pending = 0
+        self.initial: Iterator[bytes] | None = None  # frames of what there was at the start; they go out before all others
+        self.buffer_bytes = BUFFER_BYTES
         self._waiter: asyncio.Future[None] | None = None
         self.finished = False
         self.transport: asyncio.Transport | None = None
@@ -49,9 +55,10 @@ class Watcher:
             return
         self._frames.append(data)
         self._pending += len(data)
-        if self._pending > BUFFER_BYTES:
+        if self._pending > self.buffer_bytes:
             self.finish()
             self._frames.clear()
+            self.initial = None
             if self.transport:
                 self.transport.abort()
         else:
@@ -70,7 +77,7 @@ class Watcher:
         meta: dict[str, object] = {"resourceVersion": str(max(revision, self.sent_revision))}
         if initial_events_end:
             meta["annotations"] = {"k8s.io/initial-events-end": "true"}
-        self.push(frame("BOOKMARK", orjson.dumps({"kind": self.kind.kind, "apiVersion": self.api_version, "metadata": meta})))
+        self.push(frame("BOOKMARK", orjson.dumps({**self._bookmark, "metadata": meta})))
 
     def expire(self, message: str) -> None:
         """End with an ERROR event: the version asked for, or the watch itself, is too old."""
@@ -81,7 +88,10 @@ class Watcher:
     async def send(self, response: web.StreamResponse) -> None:
         """Write frames until the watch has ended and everything is sent."""
         while True:
-            if self._frames:
+            if self.initial is not None:
+                await response.write(self._piece(self.initial))
+                await asyncio.sleep(0)  # a long list must not keep the others waiting
+            elif self._frames:
                 data = b"".join(self._frames)
                 self._frames.clear()
                 self._pending = 0
@@ -92,12 +102,23 @@ class Watcher:
                 self._waiter = asyncio.get_running_loop().create_future()
                 await self._waiter
 
+    def _piece(self, initial: Iterator[bytes]) -> bytes:
+        frames, size = [], 0
+        for data in initial:
+            frames.append(data)
+            size += len(data)
+            if size >= PIECE_BYTES:
+                return b"".join(frames)
+        self.initial = None
+        return b"".join(frames)
+
 
 class Watches:
     """All watchers of a server, by kind."""
 
     def __init__(self, store: Store, clock: SimClock) -> None:
         self._store, self._clock = store, clock
+        self.buffer_bytes = BUFFER_BYTES  # of watches to come
         self._watchers: dict[Kind, set[Watcher]] = {}
         self._bookmarks: asyncio.Task[None] | None = None
         self._random = random.Random(0)
@@ -110,10 +131,10 @@ class Watches:
         """Tell it of all there is (`initial`), or of what came after its version; then of each change.
         It ends at once with 410 if what came after is forgotten."""
         kind = watcher.kind
+        watcher.buffer_bytes = self.buffer_bytes
         if initial:
-            for entry in self._store.entries(kind, watcher.selection.namespace):
-                if watcher.selection.matches(entry):
-                    watcher.push(frame("ADDED", self._encoded(watcher, entry)))
+            entries = watcher.selection.filter(self._store.entries(kind, watcher.selection.namespace))
+            watcher.initial = (frame("ADDED", self._encoded(watcher, entry)) for entry in entries)
             watcher.sent_revision = self._store.revision
             if initial_events_end:
                 watcher.bookmark(self._store.revision, initial_events_end=True)

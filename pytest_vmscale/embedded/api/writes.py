@@ -156,7 +156,7 @@ class Writes:
             raise errors.ApiError(400, f"the name of the object ({meta.get('name', '')}) does not match the name on the URL ({call.name})")
         if meta.get("namespace", "") != object_namespace(call):
             raise errors.ApiError(400, "the namespace of the provided object does not match the namespace sent on the request")
-        warnings = self._prune(kind, obj, options, patch=True)
+        warnings = self._prune(kind, obj, options, patch=_go_map(patch) if type_ == STRATEGIC_PATCH else orjson.dumps(obj).decode())
         updated = self._update(call, old, obj, options)
         return answer(orjson.dumps(in_call_version(call, updated)), media=media, warnings=warnings)
 
@@ -306,15 +306,15 @@ class Writes:
         found: Object = meta
         return found
 
-    def _prune(self, kind: Kind, obj: Object, options: WriteOptions, *, patch: bool = False) -> list[str]:
-        """Drop unknown fields. Returns the warnings, or raises where validation is strict."""
+    def _prune(self, kind: Kind, obj: Object, options: WriteOptions, *, patch: str = "") -> list[str]:
+        """Drop unknown fields. Returns the warnings, or raises where validation is strict; `patch` is how that quotes a patch."""
         unknown = [f'unknown field "{path}"' for path in self._schemas.prune(kind, obj)]
         if not unknown or options.field_validation == "Ignore":
             return []
         if options.field_validation == "Strict":
             text = f"strict decoding error: {', '.join(unknown)}"
             if patch:
-                raise errors.invalid("", "", "", [Cause("patch", f"Invalid value: {orjson.dumps(orjson.dumps(obj).decode()).decode()}: {text}")])
+                raise errors.invalid("", "", "", [Cause("patch", f"Invalid value: {orjson.dumps(patch).decode()}: {text}")])
             raise errors.ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {text}')
         return unknown
 
@@ -353,6 +353,15 @@ class Writes:
     def _track(self, kind: Kind, old: Object | None, new: Object, options: WriteOptions, call: Call) -> None:
         """Keep metadata.managedFields, by which server-side apply knows whose a field is."""
         apply.track_update(kind, old, new, options.manager, "Update", self._clock.timestamp(), call.subresource)
+
+
+def _go_map(value: Any) -> str:
+    """As Go prints a decoded JSON value with %+v: map[a:1 b:[x y]]."""
+    if isinstance(value, dict):
+        return f"map[{' '.join(f'{key}:{_go_map(value[key])}' for key in sorted(value))}]"
+    if isinstance(value, list):
+        return f"[{' '.join(map(_go_map, value))}]"
+    return "<nil>" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def in_call_version(call: Call, obj: Object) -> Object:

@@ -67,6 +67,7 @@ INI_TWINS = {
 }
 SWITCHES: tuple[tuple[str, str], ...] = (
     ("--keep", "leave the fleet on the cluster"),
+    ("--inspect-on-failure", "have `oc adm inspect` gather the fleet's namespaces before they are removed, if anything failed"),
     ("--allow-disruptive", "allow what reboots nodes or edits cluster-scoped objects on a real cluster"),
     ("--plan", "print what would be created, changed and measured; contact nothing"),
 )
@@ -187,6 +188,7 @@ def settings(config: pytest.Config) -> Settings:
         run_id=s.check_run_id("--run-id", run_id),
         keep=value(config, "--keep"),
         reuse_fleet=s.check_run_id("--reuse-fleet", reuse) if reuse else None,
+        inspect_on_failure=value(config, "--inspect-on-failure"),
         allow_disruptive=value(config, "--allow-disruptive"),
         simulation=s.Simulation(
             speed=number("--sim-speed", 0.01, 10_000),

@@ -130,6 +130,11 @@ class Run:
             self.troubles.append(f"The storm of {measurement.size} VMs is not complete: {measurement.incomplete_reason}.")
         return judged
 
+    @property
+    def failing(self) -> bool:
+        """Whether anything has gone wrong so far."""
+        return bool(self.troubles or self.unfit or any(each.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE) for each in self.objectives))
+
     def swept(self) -> tuple[Objective, ...]:
         """Judge the sweep over all storms so far, once."""
         judged = [each for each in self.objectives if each.id == "bootstorm.linearity"]

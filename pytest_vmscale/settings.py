@@ -173,6 +173,7 @@ class Settings:
     run_id: str
     keep: bool
     reuse_fleet: str | None
+    inspect_on_failure: bool
     allow_disruptive: bool
     simulation: Simulation
 

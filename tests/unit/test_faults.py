@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,7 @@ def test_api_errors_come_in_bursts_at_their_share() -> None:
     found, _ = make(Fault("api-errors", 0.1))
     failures = [found.api_failure() for _ in range(20_000)]
     assert 0.08 < sum(each is not None for each in failures) / len(failures) < 0.12
-    runs = sum(1 for one, two in zip(failures, failures[1:], strict=False) if one is None and two is not None)
+    runs = sum(1 for one, two in itertools.pairwise(failures) if one is None and two is not None)
     assert sum(each is not None for each in failures) / runs > 2
     assert {each.code for each in failures if each} == {429, 500, 0}
     assert all(each.retry_after_seconds for each in failures if each and each.code == 429)

@@ -158,3 +158,15 @@ def test_why_a_pod_is_not_scheduled(kubectl: Kubectl) -> None:
     assert (found["status"], found["reason"]) == ("False", "Unschedulable")
     assert "nodes are available" in found["message"] and "Insufficient cpu" in found["message"]
     assert "FailedScheduling" in kubectl("get", "events")
+
+
+def test_another_scheduler_binds_its_pods(kubectl: Kubectl) -> None:
+    path = f"/api/v1/namespaces/{kubectl.namespace}/pods/own/binding"
+    kubectl.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "own"}, "spec": {
+        "schedulerName": "of-our-own", "containers": [{"name": "pause", "image": IMAGE}], "terminationGracePeriodSeconds": 1}})
+    node = next(each["metadata"]["name"] for each in kubectl.json("nodes")["items"] if not each["spec"].get("taints"))
+    binding = json.dumps({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "own"}, "target": {"apiVersion": "v1", "kind": "Node", "name": node}})
+    kubectl("create", "--raw", path, "-f", "-", stdin=binding)
+    kubectl("wait", "--for=condition=Ready", "pod/own", "--timeout=60s")
+    assert kubectl.json("pod", "own")["spec"]["nodeName"] == node
+    assert "pod own is already assigned to node" in kubectl("create", "--raw", path, "-f", "-", stdin=binding, code=1)

@@ -85,14 +85,14 @@ def test_explain_recursive(api: Api) -> None:
     assert "terminationGracePeriodSeconds\t<integer>" in kubectl(api, "explain", "vm", "--recursive")
 
 
-def test_get_prints_the_printer_columns(api: Api) -> None:
-    assert api.post(api.vms, vm("v")).code == 201
-    assert kubectl(api, "get", "vm").splitlines()[0].split() == ["NAME", "AGE", "STATUS", "READY"]
+def test_get_prints_the_printer_columns(quiet: Api) -> None:
+    assert quiet.post(quiet.vms, vm("v")).code == 201
+    assert kubectl(quiet, "get", "vm").splitlines()[0].split() == ["NAME", "AGE", "STATUS", "READY"]
     vmi = {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachineInstance", "metadata": {"name": "i"}, "spec": {"domain": {"devices": {}}}}
-    kubectl(api, "create", "-f", "-", given=vmi)
-    assert kubectl(api, "get", "vmi", "-o", "wide").splitlines()[0].split() == [
+    kubectl(quiet, "create", "-f", "-", given=vmi)
+    assert kubectl(quiet, "get", "vmi", "-o", "wide").splitlines()[0].split() == [
         "NAME", "AGE", "PHASE", "IP", "NODENAME", "READY", "LIVE-MIGRATABLE", "PAUSED"]
-    kubectl(api, "run", "p", "--image=i")
-    header, row = kubectl(api, "get", "pods", "-o", "wide").splitlines()
+    kubectl(quiet, "run", "p", "--image=i")
+    header, row = kubectl(quiet, "get", "pods", "-o", "wide").splitlines()
     assert header.split("  ")[0] == "NAME" and header.endswith("IP       NODE     NOMINATED NODE   READINESS GATES")
     assert row.split()[:4] == ["p", "0/1", "Pending", "0"]

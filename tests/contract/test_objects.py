@@ -196,3 +196,15 @@ def test_scale(embedded: Api) -> None:
 def test_the_answers_text_is_json_with_the_kind_first(api: Api) -> None:
     text = api.post(api.vms, vm("a")).text
     assert list(json.loads(text))[:2] == ["apiVersion", "kind"]
+
+
+def test_a_job_selects_its_own_pods(api: Api) -> None:
+    path = f"/apis/batch/v1/namespaces/{api.namespace}/jobs"
+    template = {"spec": {"containers": [{"name": "c", "image": "i"}], "restartPolicy": "Never"}}
+    job = api.post(path, {"metadata": {"name": "j"}, "spec": {"template": template, "suspend": True}}).json
+    uid = job["metadata"]["uid"]
+    assert job["spec"]["selector"] == {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
+    assert job["spec"]["template"]["metadata"]["labels"] == {
+        "job-name": "j", "controller-uid": uid, "batch.kubernetes.io/job-name": "j", "batch.kubernetes.io/controller-uid": uid}
+    manual = {"template": {**template, "metadata": {"labels": {"a": "b"}}}, "manualSelector": True, "selector": {"matchLabels": {"a": "b"}}, "suspend": True}
+    assert api.post(path, {"metadata": {"name": "m"}, "spec": manual}).json["spec"]["template"]["metadata"]["labels"] == {"a": "b"}

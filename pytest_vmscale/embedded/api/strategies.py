@@ -37,8 +37,22 @@ def prepare_create(kind: Kind, obj: Object) -> None:
         obj.setdefault("status", {}).setdefault("phase", "Pending")
     elif is_core(kind, "services"):
         obj.setdefault("status", {}).setdefault("loadBalancer", {})
+    elif kind.plural == "jobs":
+        obj.setdefault("status", {})
+        _select_own_pods(obj)
     elif kind.status:
         obj.setdefault("status", dict.fromkeys(ZERO_STATUS.get(kind.plural, ()), 0))
+
+
+def _select_own_pods(job: Object) -> None:
+    """A job's pods are known by its name and uid, unless its selector is its author's business (manualSelector)."""
+    spec, meta = job.get("spec") or {}, job["metadata"]
+    if spec.get("manualSelector"):
+        return
+    labels = spec.setdefault("template", {}).setdefault("metadata", {}).setdefault("labels", {})
+    for name, value in (("job-name", meta["name"]), ("controller-uid", meta["uid"])):
+        labels[name] = labels[f"batch.kubernetes.io/{name}"] = value
+    spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": meta["uid"]}}
 
 
 def quality_of_service(spec: Object) -> str:

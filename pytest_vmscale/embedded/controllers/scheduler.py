@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from typing import TYPE_CHECKING
 
+from aiohttp import web
+
+from ..api import errors
+from ..api.representations import answer_object, read_object
 from ..api.store import Change, Key, Object
 from ..queue import TokenBucket
 from .common import Cluster, decoded, key_of, set_condition
 from .events import Recorder
 from .pods import is_launcher
 from .scheduling import PodInfo, Snapshot, choose, no_node_message
+
+if TYPE_CHECKING:
+    from ..api.server import ApiServer
 
 NAME = "default-scheduler"
 
@@ -47,6 +55,9 @@ class Scheduler:
             self._resources.watch(self._resources.kind(name), lambda change: self._cluster_changed())
         self._tasks = [asyncio.create_task(self._schedule(), name="scheduler"), asyncio.create_task(self._bind(), name="scheduler-bind"),
                        asyncio.create_task(self._flush(), name="scheduler-flush")]
+
+    def serve(self, server: ApiServer) -> None:
+        server.add_subresource("", "v1", "pods", "binding", {"POST"}, self._answer_binding, discovery={"kind": "Binding"})
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -210,9 +221,33 @@ class Scheduler:
                 if pod is None or pod["metadata"]["uid"] == info.uid:
                     self._forget(key)
                 continue
-            pod["spec"]["nodeName"] = node
-            set_condition(pod.setdefault("status", {}), "PodScheduled", "True", now, lastProbeTime=None)
-            self._resources.store.put(self._pods, pod)  # as the binding subresource does: spec and status in one write
+            self._assign(pod, node, now)
             self._tries.pop(key, None)
             self._events.event(pod, "Normal", "Scheduled", f"Successfully assigned {key[0]}/{key[1]} to {node}", NAME)
             self._cluster.truth.write("pod-scheduled", *key, node=node)
+
+    def _assign(self, pod: Object, node: str, now: str) -> None:
+        """Spec and status in one write."""
+        pod["spec"]["nodeName"] = node
+        set_condition(pod.setdefault("status", {}), "PodScheduled", "True", now, lastProbeTime=None)
+        self._resources.store.put(self._pods, pod)
+
+    async def _answer_binding(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        """POST pods/NAME/binding: how another scheduler assigns its pods."""
+        binding = await read_object(request, "Binding")
+        target = binding.get("target") or {}
+        causes = []
+        if target.get("kind") not in (None, "", "Node"):
+            causes.append(errors.Cause("target.kind", f'Unsupported value: "{target["kind"]}": supported values: "Node", "<empty>"', "FieldValueNotSupported"))
+        if not target.get("name"):
+            causes.append(errors.Cause("target.name", "Required value", "FieldValueRequired"))
+        if causes:
+            raise errors.invalid("Binding", "", name, causes)
+        pod = self._resources.get(self._pods, namespace, name)
+        if "deletionTimestamp" in pod["metadata"]:
+            raise errors.conflict("pods/binding", "", name, f"pod {name} is being deleted, cannot be assigned to a host")
+        if pod["spec"].get("nodeName"):
+            raise errors.conflict("pods/binding", "", name, f'pod {name} is already assigned to node "{pod["spec"]["nodeName"]}"')
+        if not request.query.get("dryRun"):
+            self._assign(pod, target["name"], self._clock.timestamp())
+        return answer_object({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, 201)

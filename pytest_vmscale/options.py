@@ -148,20 +148,25 @@ def settings(config: pytest.Config) -> Settings:
     def number(option: str, least: float, most: float | None = None, whole: bool = False) -> float:
         return s.parse_number(option, value(config, option), least, most, whole)
 
-    asked = value(config, "--cluster")
+    asked, named = value(config, "--cluster"), value(config, "--kubeconfig")
     if asked not in ("auto", "real", "embedded"):
         raise s.SettingsError(f"--cluster {asked}: must be auto, real or embedded")
-    cluster, kubeconfig, in_cluster = s.choose_cluster(asked, value(config, "--kubeconfig"), os.environ)
+    if asked == "embedded":
+        # Of the ini file's word and the command line's, the latter counts.
+        if not config.getoption(_dest("--kubeconfig")):
+            named = None
+        elif not config.getoption(_dest("--cluster")):
+            asked = "auto"
+    cluster, kubeconfig, in_cluster = s.choose_cluster(asked, named, os.environ)
     site_file = value(config, "--vmscale-config")
     if site_file is None and (config.rootpath / "vmscale.yaml").exists():
         site_file = config.rootpath / "vmscale.yaml"
-    site = s.load_site(Path(site_file) if site_file else None)
+    site_file = Path(site_file).expanduser() if site_file else None
+    site = s.load_site(site_file)
     vms = s.parse_vms(value(config, "--vms"))
     via = value(config, "--ssh-via") or site.ssh.via
     if via not in ("direct", "jump", "port-forward"):
         raise s.SettingsError(f"--ssh-via {via}: must be direct, jump or port-forward")
-    if via == "jump" and cluster == "real" and site.ssh.jump_host is None:
-        raise s.SettingsError("--ssh-via jump: vmscale.yaml names no ssh.jump_host")
     deadline = value(config, "--deadline")
     qps = None if value(config, "--qps") is None else number("--qps", 0.01)
     reuse = value(config, "--reuse-fleet")
@@ -169,13 +174,13 @@ def settings(config: pytest.Config) -> Settings:
     found = s.Settings(
         cluster=cluster,
         kubeconfig=kubeconfig,
-        context=value(config, "--context"),
+        context=value(config, "--context") if kubeconfig else None,
         in_cluster=in_cluster,
         vms=vms,
         vm_mix=s.parse_mix(value(config, "--vm-mix"), max(vms), site.known_guests()),
         vms_per_namespace=int(number("--vms-per-namespace", 1, whole=True)),
         site=site,
-        site_file=Path(site_file) if site_file else None,
+        site_file=site_file,
         ssh_via=via,
         ssh_interval_seconds=number("--ssh-interval", 0.1, 600),
         deadline_seconds=None if deadline is None else s.parse_seconds("--deadline", deadline),
@@ -184,7 +189,7 @@ def settings(config: pytest.Config) -> Settings:
         burst=int(number("--burst", 1, whole=True)) if value(config, "--burst") else max(1, int(2 * (qps or 1))),
         slo_profile=value(config, "--slo-profile"),
         slo_tolerance_percent=None if value(config, "--slo-tolerance") is None else number("--slo-tolerance", 0),
-        results_dir=Path(value(config, "--results-dir")),
+        results_dir=Path(value(config, "--results-dir")).expanduser(),
         run_id=s.check_run_id("--run-id", run_id),
         keep=value(config, "--keep"),
         reuse_fleet=s.check_run_id("--reuse-fleet", reuse) if reuse else None,
@@ -200,7 +205,53 @@ def settings(config: pytest.Config) -> Settings:
         ),
     )
     check_limits(found)
+    check_options_that_would_do_nothing(config, found)
     return found
+
+
+def check_options_that_would_do_nothing(config: pytest.Config, found: Settings) -> None:
+    """What was asked for and could not be done is refused, not passed over. (An ini file may say what only some runs use.)"""
+    from .settings import SettingsError
+
+    def asked(option: str) -> bool:
+        return bool(config.getoption(_dest(option)))
+
+    if value(config, "--burst") and found.qps is None:
+        raise SettingsError("--burst: is for --qps, which is not given")
+    if asked("--context") and found.kubeconfig is None:
+        raise SettingsError("--context: is for a kubeconfig, and none is named")
+    if found.cluster == "embedded":
+        for option in ("--keep", "--reuse-fleet"):
+            if asked(option):
+                raise SettingsError(
+                    f"{option}: the embedded cluster of a run ends with it, and its fleet too; start one by hand (vmscale embedded up) and name it with --kubeconfig"
+                )
+    else:
+        for option in ("--sim-speed", "--sim-workers", "--sim-profile", "--sim-seed", "--sim-fault"):
+            if asked(option):
+                raise SettingsError(f"{option}: is for the embedded cluster that a run starts itself, and another cluster is named")
+    if found.reuse_fleet and asked("--vm-mix"):
+        raise SettingsError("--vm-mix: the fleet that --reuse-fleet names has its own mix")
+
+
+def check_files(found: Settings) -> None:
+    """The files that a run will need, and the folder that it will write to. SettingsError."""
+    from .settings import SettingsError
+
+    ssh = found.site.ssh
+    for key, path in (("ssh.key", ssh.key), ("ssh.jump_host.key", ssh.jump_host.key if ssh.jump_host and found.ssh_via == "jump" else None)):
+        if path and not path.expanduser().is_file():
+            raise SettingsError(f"{found.site_file}: {key} {path}: no such file")
+    kept_key = found.kept_key
+    if kept_key and not kept_key.is_file():
+        raise SettingsError(
+            f"--reuse-fleet {found.reuse_fleet}: its SSH key {kept_key} is not there; give the --results-dir of that run, or the key as ssh.key in vmscale.yaml"
+        )
+    if found.results.exists():
+        raise SettingsError(f"--run-id {found.run_id}: {found.results} has the results of a run of this name; give another")
+    folder = next(each for each in found.results.absolute().parents if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise SettingsError(f"--results-dir {found.results_dir}: {folder} is no folder that can be written to")
 
 
 LOOPBACK_ADDRESSES = 65_000  # the embedded cluster gives each guest an address of one 127.x.0.0/16

@@ -39,7 +39,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """`--kubeconfig FILE` makes pytest look for its ini file beside FILE: begin again with `--kubeconfig=FILE`."""
+    """`--kubeconfig FILE` makes pytest look for its ini file beside FILE: begin again with `--kubeconfig=FILE`.
+    --plan needs no xdist, whose workers would run what is only to be told."""
+    if config.getoption(options._dest("--plan")) and config.pluginmanager.has_plugin("xdist"):
+        config.option.numprocesses, config.option.distload = 0, False
     given_arguments = [str(each) for each in config.invocation_params.args]
     better = options.joined(given_arguments)
     if better is None or config.getoption("inifilename"):
@@ -60,6 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {text}")
     if not (options.given(config) or config.pluginmanager.has_plugin("fixtures.cluster")):
         return  # somebody else's test run
+    if config.option.help or config.option.version:
+        return
+    from .cluster.access import ClusterError
     from .run import Run
     from .settings import SettingsError
     from .slo.profile import ProfileError, load_profile
@@ -67,13 +73,15 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         settings = options.settings(config)
         profile = load_profile(settings.slo_profile)
+        run = Run(settings, profile)
         if not hasattr(config, "workerinput"):
             options.check_simulation(settings)
-    except SettingsError as error:
+            options.check_files(settings)
+    except (SettingsError, ClusterError) as error:
         raise pytest.UsageError(str(error)) from None
     except ProfileError as error:
         raise pytest.UsageError(f"--slo-profile {error}") from None
-    config.stash[RUN] = Run(settings, profile)
+    config.stash[RUN] = run
     config.stash[FROM_WORKERS] = []
 
 
@@ -122,16 +130,16 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
     return run.header() if run and scenarios(items) else []
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """--plan: say what would be done, and do none of it."""
     if not session.config.getoption(options._dest("--plan")) or RUN not in session.config.stash:
         return None
     from .plan import plan
 
-    writer = session.config.get_terminal_writer()
-    writer.line()
-    for line in plan(session.config.stash[RUN], scenarios(session.items)):
-        writer.line(line)
+    reporter = session.config.pluginmanager.getplugin("terminalreporter")
+    for line in ("", *plan(session.config.stash[RUN], scenarios(session.items))):
+        reporter.write_line(line) if reporter else print(line)  # as with -p no:terminal
     return True
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .cluster.access import ClusterError
+from .cluster.access import ClusterError, look_at
 from .model import Measurement, Objective, Outcome
 from .report.files import About, ResultFiles, ScenarioFiles
-from .settings import Settings
+from .settings import Settings, SettingsError
 from .slo.judge import Verdict, judge_boot_storm, judge_sweep, verdict
 from .slo.profile import Profile
 from .slo.reference import reference_at
@@ -42,10 +42,13 @@ class Run:
 
     def __init__(self, settings: Settings, profile: Profile) -> None:
         self.settings, self.profile = settings, profile
-        self.cluster_facts: dict[str, Any] = {
-            "kind": settings.cluster,
-            "time_rate": settings.simulation.speed if settings.cluster == "embedded" else 1.0,
-        }
+        """SettingsError or ClusterError if it cannot be run as asked; nothing is contacted."""
+        # An embedded cluster that was started by hand is named by a kubeconfig, as a real one is.
+        by_hand = look_at(settings.kubeconfig, settings.context) if settings.kubeconfig else None
+        rate = settings.simulation.speed if settings.cluster == "embedded" else by_hand.speed if by_hand else 1.0
+        self.cluster_facts: dict[str, Any] = {"kind": "embedded" if by_hand else settings.cluster, "time_rate": rate}
+        if settings.ssh_via == "jump" and settings.site.ssh.jump_host is None and self.cluster_facts["kind"] == "real":
+            raise SettingsError("--ssh-via jump: vmscale.yaml names no ssh.jump_host")
         self.workload: dict[str, Any] = {}
         self.measurements: list[Measurement] = []
         self.objectives: list[Objective] = []
@@ -55,6 +58,8 @@ class Run:
         self.look_at_fleet: Callable[[], Mapping[str, Any]] | None = None  # set while there is a fleet
         self._files: ResultFiles | None = None
         self._scenario_files: list[tuple[Measurement, ScenarioFiles]] = []
+        for vms in settings.vms:
+            self.deadline_seconds(vms)  # there must be one
 
     # What was asked for.
 
@@ -69,7 +74,9 @@ class Run:
                 where += f", faults {' '.join(simulation.faults)}"
         else:
             named = "the pod's service account" if settings.in_cluster else str(settings.kubeconfig)
-            where = f"real cluster by {named}" + (f", context {settings.context}" if settings.context else "")
+            where = f"{self.cluster_facts['kind']} cluster by {named}" + (f", context {settings.context}" if settings.context else "")
+            if self.cluster_facts["kind"] == "embedded":
+                where += f", simulated at {self.cluster_facts['time_rate']:g}x"
         return [
             f"vmscale: {where}",
             f"vmscale: SLO profile {profile.name} (+{self.tolerance_percent:g} %), run {settings.run_id}, results in {settings.results}",
@@ -91,19 +98,20 @@ class Run:
             return self.settings.deadline_seconds
         reference = self.reference_for(vms)
         if reference is None:
-            raise ClusterUnfit(f"the SLO profile {self.profile.name} says nothing of {vms} VMs: give --deadline")
+            raise SettingsError(f"--vms {vms}: the SLO profile {self.profile.name} says nothing of so many: give --deadline")
         return DEADLINE_FACTOR * reference[0] * (1 + self.tolerance_percent / 100)
 
     def provision_deadline_seconds(self) -> float:
         """Cluster seconds. Where time runs faster than usual because nobody measures it, there is more of it."""
-        simulation = self.settings.simulation
-        faster = max(1.0, simulation.provision_speed / simulation.speed) if self.settings.cluster == "embedded" else 1.0
+        faster = max(1.0, self.settings.simulation.provision_speed / self.cluster_facts["time_rate"])
+        if self.cluster_facts["kind"] == "real":
+            faster = 1.0
         return self.settings.provision_deadline_seconds * faster
 
     def last_resort_wall_seconds(self) -> float:
         """Wall time that one test may take with everything before it: above all deadlines together."""
-        simulation = self.settings.simulation
-        speed, fast = (simulation.speed, simulation.provision_speed) if self.settings.cluster == "embedded" else (1.0, 1.0)
+        speed = self.cluster_facts["time_rate"]
+        fast = self.settings.simulation.provision_speed if self.cluster_facts["kind"] == "embedded" else 1.0
         storms = sum(self.deadline_seconds(count) for count in self.settings.vms)
         return START_AND_STOP_WALL_SECONDS + 1.5 * storms / speed + 2 * self.provision_deadline_seconds() / fast
 

@@ -5,6 +5,7 @@ What belongs to a run is an option; what belongs to a site is in vmscale.yaml. N
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -185,6 +186,11 @@ class Settings:
     def results(self) -> Path:
         return self.results_dir / self.run_id
 
+    @property
+    def kept_key(self) -> Path | None:
+        """Where the run whose fleet is used again left its SSH key, unless the site has one of its own."""
+        return self.results_dir / self.reuse_fleet / "ssh_key" if self.reuse_fleet and not self.site.ssh.key else None
+
     def guest(self, os_name: str) -> GuestImage:
         return self.site.known_guests()[os_name]
 
@@ -247,7 +253,7 @@ def parse_seconds(option: str, text: str) -> float:
     """`90`, `90s`, `15m` or `2h` as seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise SettingsError(f"{option} {text}: is not a time above 0, such as 90s, 15m or 2h")
     return seconds
 
@@ -256,7 +262,9 @@ def parse_number(option: str, text: str, least: float, most: float | None = None
     try:
         number = int(text) if whole else float(text)
     except ValueError:
-        raise SettingsError(f"{option} {text}: is not a {'whole ' if whole else ''}number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise SettingsError(f"{option} {text}: is not a {'whole ' if whole else ''}number")
     if not (number >= least and (most is None or number <= most)):
         raise SettingsError(f"{option} {text}: must be at least {least:g}" + (f" and at most {most:g}" if most is not None else ""))
     return number

@@ -80,6 +80,12 @@ def load_access(kubeconfig: Path | str | None, context: str | None = None, in_cl
     return _from_kubeconfig(str(kubeconfig), context)
 
 
+def look_at(kubeconfig: Path | str, context: str | None = None) -> Embedded | None:
+    """What a kubeconfig says of an embedded cluster, None of a real one. ClusterError if it names no cluster. Contacts nothing."""
+    _, cluster, _ = _select(str(kubeconfig), _read(str(kubeconfig)), context)
+    return _embedded(cluster, str(kubeconfig))
+
+
 def _from_service_account() -> Access:
     from kubernetes import client, config
 

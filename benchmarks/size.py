@@ -67,7 +67,7 @@ class Api:
 
 
 async def fill(api: Api, scale: float, pid: int, deadline: float) -> None:
-    kubevirt, core = f"/apis/kubevirt.io/v1/namespaces/{NAMESPACE}", f"/api/v1/namespaces/{NAMESPACE}"
+    kubevirt = f"/apis/kubevirt.io/v1/namespaces/{NAMESPACE}"
     await api.ask("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     volumes = f"/apis/cdi.kubevirt.io/v1beta1/namespaces/{NAMESPACE}/datavolumes"
     await api.ask("POST", volumes, {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": {"name": SOURCE}, "spec": {"source": {"blank": {}}, "storage": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -158,3 +159,44 @@ def test_several_conflicts_are_listed_by_owner() -> None:
 def test_sets_and_their_trees_are_two_ways_to_write_one_thing() -> None:
     fields = {"f:spec": {"f:containers": {'k:{"name":"a"}': {".": {}, "f:image": {}, "f:name": {}}}}, "f:data": {".": {}, "f:x": {}}}
     assert tree(paths(fields)) == fields
+
+
+def annotated(configuration: dict[str, Any]) -> dict[str, Any]:
+    """As kubectl's client-side apply writes an object."""
+    whole = copy.deepcopy(configuration)
+    whole["metadata"]["annotations"] = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps(configuration)}
+    return whole
+
+
+def test_server_side_apply_takes_over_from_kubectls_client_side_apply() -> None:
+    """Not what somebody changed since, and not for other managers than kubectl."""
+    live = annotated(vm("Halted", a="x"))
+    track_update(VM, None, live, "kubectl-client-side-apply", "Update", T1)
+    taken = apply(VM, live, vm("Always", a="x"), "kubectl", False, T2)
+    assert taken["spec"]["runStrategy"] == "Always" and "f:runStrategy" in owners(taken)["kubectl"]["f:spec"]
+    with pytest.raises(ApiError, match='conflict with "kubectl-client-side-apply" using kubevirt.io/v1'):
+        apply(VM, live, vm("Always", a="x"), "other", False, T2)
+    changed = copy.deepcopy(live)
+    changed["spec"]["runStrategy"] = "Manual"
+    track_update(VM, live, changed, "somebody", "Update", T2)
+    with pytest.raises(ApiError, match='conflict with "somebody" using kubevirt.io/v1'):
+        apply(VM, changed, vm("Always", a="x"), "kubectl", False, T3)
+
+
+def test_the_account_can_be_rewritten() -> None:
+    live = vm("Halted", a="x")
+    track_update(VM, None, live, "kubectl-client-side-apply", "Update", T1)
+    new = copy.deepcopy(live)
+    new["metadata"]["managedFields"][0] |= {"manager": "kubectl", "operation": "Apply"}
+    track_update(VM, live, new, "kubectl", "Update", T2)
+    assert [(entry["manager"], entry["operation"]) for entry in new["metadata"]["managedFields"]] == [("kubectl", "Apply")]
+
+
+@pytest.mark.parametrize("given", [[{"manager": "x", "fieldsV1": {"f:spec": 1}}], [{"manager": "x", "fieldsV1": "no"}], ["no"]])
+def test_an_account_that_cannot_be_read_changes_nothing(given: list[Any]) -> None:
+    live = vm("Halted", a="x")
+    track_update(VM, None, live, "m1", "Update", T1)
+    new = copy.deepcopy(live)
+    new["metadata"]["managedFields"] = given
+    track_update(VM, live, new, "m2", "Update", T2)
+    assert new["metadata"]["managedFields"] == live["metadata"]["managedFields"]

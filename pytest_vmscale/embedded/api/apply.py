@@ -114,12 +114,14 @@ def _last_applied(kind: Kind, node: Node, live: Object) -> Fields:
 
 def track_update(kind: Kind, old: Object | None, new: Object, manager: str, operation: str, now: str, subresource: str = "") -> None:
     """Set managedFields in `new`, which `manager` wrote in place of `old`: it owns what it changed, and others no longer do.
-    managedFields given as [] or [{}] in `new` clear the account, as on a real server."""
+    managedFields given as [] or [{}] in `new` clear the account, as on a real server, and others that can be read stand for the old ones
+    (a move from client-side to server-side apply rewrites them)."""
     if old is not None and new["metadata"].get("managedFields") in ([], [{}]):
         del new["metadata"]["managedFields"]
         return
     node = schema_of(kind)
-    owners = _owners(old or {"metadata": {}})
+    owners = _given_owners(new) if old is not None and not subresource else []
+    owners = owners or _owners(old or {"metadata": {}})
     changed, removed = _differences(node, old or {}, new)
     changed, removed = _owned(kind, changed, subresource), _owned(kind, removed, subresource)
     if changed or removed:
@@ -256,6 +258,16 @@ def _owners(obj: Object) -> list[Owner]:
             found.append(Owner(entry["manager"], entry.get("operation", UPDATE), entry.get("apiVersion", ""), entry.get("subresource", ""),
                                entry.get("time") or "", paths(entry.get("fieldsV1") or {})))
     return found
+
+
+def _given_owners(obj: Object) -> list[Owner]:
+    """What a client wrote as managedFields; nothing if that cannot be read."""
+    try:
+        found = _owners(obj)
+        tree(frozenset().union(*(owner.fields for owner in found)))
+        return found
+    except (AttributeError, TypeError, ValueError):
+        return []
 
 
 def _write_owners(obj: Object, owners: list[Owner]) -> None:

@@ -87,6 +87,8 @@ class EventExpiry:
             # An idle cluster has nothing to expire; look again after a share of the TTL.
             await self._clock.sleep_until(self._clock.now() + self._ttl_seconds / 10 if first is None else first)
             now = self._clock.now()
-            for key in [key for key, expiry in self._expiry.items() if expiry <= now]:
+            # They lie in the order in which they expire: what comes after the first that has not, need not be looked at.
+            while self._expiry and (key := next(iter(self._expiry))) and self._expiry[key] <= now:
+                del self._expiry[key]
                 if self._resources.find(self._kind, *key):
                     self._resources.delete(self._kind, *key)

@@ -125,8 +125,9 @@ class ReplicaSets(Workload):
             wanted = int(obj["spec"].get("replicas", 1))
             for _ in range(wanted - len(pods)):
                 await self._create_pod(obj, obj["spec"]["template"])
-            for pod in sorted(pods, key=self._worth)[: max(0, len(pods) - wanted)]:
-                await self._delete_pod(obj, pod)
+            if len(pods) > wanted:
+                for pod in sorted(pods, key=self._worth)[: len(pods) - wanted]:
+                    await self._delete_pod(obj, pod)
         self._report(obj)
 
     def _adopt(self, obj: Object) -> None:

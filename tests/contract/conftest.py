@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import secrets
+import shutil
 import ssl
 import tempfile
 import threading
@@ -113,6 +114,12 @@ class Api:
 def vm(name: str, **labels: str) -> dict[str, Any]:
     return {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": name, "labels": labels},
             "spec": {"runStrategy": "Halted", "template": {"spec": {"domain": {"devices": {}}}}}}
+
+
+def kubectls() -> list[str]:
+    """The kubectl on the PATH, and those that VMSCALE_KUBECTLS names (separated as PATH is): clients of several ages."""
+    found = shutil.which("kubectl")
+    return [*([found] if found else []), *filter(None, os.environ.get("VMSCALE_KUBECTLS", "").split(os.pathsep))]
 
 
 def config_map(name: str, data: dict[str, str] | None = None, **labels: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import Api, config_map, vm
+from .conftest import Api, config_map, kubectls, vm
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
+pytestmark = pytest.mark.skipif(not kubectls(), reason="needs kubectl")
 
 
-@pytest.fixture
-def kubectl(api: Api, tmp_path: Path) -> Any:
+@pytest.fixture(params=kubectls(), ids=lambda path: Path(path).name)
+def kubectl(request: pytest.FixtureRequest, api: Api, tmp_path: Path) -> Any:
     def run(*words: str, stdin: Any = None, code: int = 0) -> str:
-        command = ["kubectl", "--kubeconfig", str(api.kubeconfig), "--cache-dir", str(tmp_path), "--namespace", api.namespace, *words]
+        command = [request.param, "--kubeconfig", str(api.kubeconfig), "--cache-dir", str(tmp_path), "--namespace", api.namespace, *words]
         text = stdin if stdin is None or isinstance(stdin, str) else yaml.safe_dump_all(stdin if isinstance(stdin, list) else [stdin])
         result = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
         assert result.returncode == code, f"{' '.join(words)}: {result.stdout}{result.stderr}"

@@ -180,13 +180,15 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
     import signal
     import threading
 
+    from .run import MeasurementFailed
+
     if threading.current_thread() is not threading.main_thread():
         return None
 
     def expired(signum: int, frame: Any) -> None:
         __tracebackhide__ = True
         path = run.dump_state(f"{item.name}: no end after {settings.timeout:g} s of wall time")
-        pytest.fail(f"no end after {settings.timeout:g} s of wall time; the fleet's state is in {path}", pytrace=False)
+        raise MeasurementFailed(f"{item.name}: no end after {settings.timeout:g} s of wall time; the fleet's state is in {path}")
 
     def cancel() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -205,7 +207,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     run = item.config.stash.get(RUN, None)
     if run and call.excinfo and report.failed and scenarios([item]):
         line = run.trouble_line(call.excinfo.value)
-        if line:
+        if line is None:
+            # "a: b" of the first line: a verdict has sentences, not assertions of forty lines.
+            run.failures.append(f"{item.name} failed ({report.when}): {call.excinfo.exconly(tryshort=True).splitlines()[0]}")
+        else:
             report.longrepr = line
             if run.unfit and not hasattr(item.config, "workerinput"):
                 item.session.shouldstop = "the cluster is not fit"  # once is enough: every further test would say the same
@@ -218,7 +223,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     run = config.stash.get(RUN, None)
     if run is None:
         return
-    outcome = run.finish(interrupted=exitstatus == pytest.ExitCode.INTERRUPTED and not run.unfit)
+    outcome = run.finish(interrupted=run.interrupted or (exitstatus == pytest.ExitCode.INTERRUPTED and not run.unfit))
     if outcome is None:
         outcome = next((each for each in config.stash[FROM_WORKERS]), None)
     if outcome is None:
@@ -230,7 +235,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     allure_folder = config.getoption("allure_report_dir", None)
     if allure_folder:
         run.write_allure_environment(allure_folder, outcome)
-    if outcome["exit_code"] > 1:
+    # What was measured is judged whole, also where -k or -x left out the test of the objective that broke.
+    if outcome["exit_code"] > 1 or session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = outcome["exit_code"]
 
 

@@ -46,6 +46,7 @@ class Run:
         # An embedded cluster that was started by hand is named by a kubeconfig, as a real one is.
         by_hand = look_at(settings.kubeconfig, settings.context) if settings.kubeconfig else None
         rate = settings.simulation.speed if settings.cluster == "embedded" else by_hand.speed if by_hand else 1.0
+        self.time_rate: float = rate  # cluster seconds a wall second, while something is measured
         self.cluster_facts: dict[str, Any] = {"kind": "embedded" if by_hand else settings.cluster, "time_rate": rate}
         if settings.ssh_via == "jump" and settings.site.ssh.jump_host is None and self.cluster_facts["kind"] == "real":
             raise SettingsError("--ssh-via jump: vmscale.yaml names no ssh.jump_host")
@@ -54,6 +55,9 @@ class Run:
         self.objectives: list[Objective] = []
         self.troubles: list[str] = []
         self.unfit: list[str] = []
+        self.failures: list[str] = []  # tests of ours that failed for a reason of their own
+        self.began = False  # there is a cluster that something was asked of
+        self.interrupted = False
         self.cleanup: dict[str, Any] | None = None
         self.look_at_fleet: Callable[[], Mapping[str, Any]] | None = None  # set while there is a fleet
         self._files: ResultFiles | None = None
@@ -103,14 +107,14 @@ class Run:
 
     def provision_deadline_seconds(self) -> float:
         """Cluster seconds. Where time runs faster than usual because nobody measures it, there is more of it."""
-        faster = max(1.0, self.settings.simulation.provision_speed / self.cluster_facts["time_rate"])
+        faster = max(1.0, self.settings.simulation.provision_speed / self.time_rate)
         if self.cluster_facts["kind"] == "real":
             faster = 1.0
         return self.settings.provision_deadline_seconds * faster
 
     def last_resort_wall_seconds(self) -> float:
         """Wall time that one test may take with everything before it: above all deadlines together."""
-        speed = self.cluster_facts["time_rate"]
+        speed = self.time_rate
         fast = self.settings.simulation.provision_speed if self.cluster_facts["kind"] == "embedded" else 1.0
         storms = sum(self.deadline_seconds(count) for count in self.settings.vms)
         return START_AND_STOP_WALL_SECONDS + 1.5 * storms / speed + 2 * self.provision_deadline_seconds() / fast
@@ -185,7 +189,7 @@ class Run:
 
     def finish(self, interrupted: bool) -> dict[str, Any] | None:
         """Write verdict.json and say what the terminal shows. None if no scenario of ours ran."""
-        if not (self.measurements or self.troubles or self.unfit):
+        if not (self.measurements or self.troubles or self.unfit or self.failures or (interrupted and self.began)):
             return None
         if interrupted and not any(not each.complete for each in self.measurements):
             self.troubles.append("The run was interrupted.")
@@ -193,8 +197,9 @@ class Run:
             own = [each for each in self.objectives if each.scope == f"{measurement.size} VMs"]
             files.finish(measurement, own, self._cleanup_state())
         if self.cleanup and self.cleanup.get("status") == "Failed":
-            self.troubles.append(f"Clean-up left {len(self.cleanup.get('left', ()))} objects behind.")
-        final = replace(verdict(self.objectives, self.troubles, self.unfit), interrupted=interrupted)
+            told = self.cleanup.get("why") or f"Clean-up left {len(self.cleanup['left'])} objects behind"
+            self.troubles.append(f"{told}: vmscale cleanup --run-id {self.settings.run_id} removes what is left.")
+        final = replace(verdict(self.objectives, self.troubles, self.unfit, self.failures), interrupted=interrupted)
         charts = self._charts()
         self.files.write_verdict(final, profile=self.profile.name, charts=charts)
         return {

@@ -129,13 +129,16 @@ def judge_sweep(measurements: Iterable[Measurement], profile: Profile) -> tuple[
     return (objective(Outcome.PASS if deviation <= limit else Outcome.FAIL, why, deviation),)
 
 
-def verdict(objectives: Sequence[Objective], troubles: Sequence[str] = (), unfit: Sequence[str] = ()) -> Verdict:
+def verdict(
+    objectives: Sequence[Objective], troubles: Sequence[str] = (), unfit: Sequence[str] = (), failures: Sequence[str] = ()
+) -> Verdict:
     """The verdict of a run. `unfit`: why the cluster does not suit the suite. `troubles`: what kept a measurement
-    from being taken. A broken objective outweighs trouble: what was measured does not get better by what was not."""
+    from being taken. `failures`: tests that failed for a reason of their own. A broken objective outweighs trouble: what was
+    measured does not get better by what was not."""
     everything = tuple(objectives)
     if unfit:
         return Verdict(Ruling.UNFIT, tuple(unfit), everything)
-    broken = [_sentence(each) for each in everything if each.outcome is Outcome.FAIL]
+    broken = [*(_sentence(each) for each in everything if each.outcome is Outcome.FAIL), *failures]
     doubts = [*troubles, *_doubts(each for each in everything if each.outcome is Outcome.INCONCLUSIVE)]
     if broken:
         return Verdict(Ruling.FAIL, (*broken, *doubts), everything)

@@ -59,6 +59,23 @@ def test_guests_that_never_boot_are_named_and_break_the_percentiles_that_fall_on
     assert aggregate["failed_vms"] == 5
 
 
+def test_an_objective_that_no_selected_test_checks_breaks_the_run_all_the_same(scale):
+    outcome = scale("--vms", "10", "-k", "percentile", "--sim-fault", "guests-never-boot=2", "--deadline", "60", *SMALL)
+    assert "5 passed" in outcome.out
+    assert outcome.code == outcome.json("verdict.json")["exit_code"] == 1
+
+
+def test_a_test_that_fails_for_a_reason_of_its_own_is_no_pass(scale):
+    Path("picky.py").write_text(
+        "import pytest\n\n\n@pytest.hookimpl(trylast=True)\ndef pytest_runtest_call(item):\n"
+        "    if 'every_vm' in item.name:\n        assert 1 == 2\n"
+    )
+    outcome = scale("--vms", "5", "-p", "picky", *SMALL)
+    verdict = outcome.json("verdict.json")
+    assert outcome.code == verdict["exit_code"] == 1
+    assert verdict["why"] == ["test_every_vm_boots[5-vms] failed (call): assert 1 == 2"]
+
+
 def test_slow_boots_break_the_duration_and_name_the_margin(scale):
     outcome = scale("--vms", "100", "--sim-fault", "boot-slowdown=1.3", "--sim-speed", "40")
     assert outcome.code == 1
@@ -169,6 +186,33 @@ def test_an_interrupted_storm_removes_its_fleet_and_keeps_what_it_measured(here,
     results = json.loads((here / "boot-storm_results.json").read_text())
     assert results["complete"] is False and results["cleanup"] == {"requested": True, "status": "Success", "left": []}
     assert len(results["records"]) == 60
+    check_files(here)
+
+
+def test_an_interruption_before_anything_is_measured_has_a_verdict_too(here):
+    process = start("--vms", "200", "--run-id", "r1")
+    wait_for(here / "truth.jsonl", process, "t0_epoch")
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 2, output
+    verdict = json.loads((here / "verdict.json").read_text())
+    assert (verdict["verdict"], verdict["exit_code"], verdict["why"]) == ("inconclusive", 2, ["The run was interrupted."])
+
+
+def test_a_second_interruption_ends_the_removal_and_says_so(here):
+    process = start("--vms", "100", "--run-id", "r1")
+    wait_for(here / "truth.jsonl", process, "guest-ssh-ready")
+    process.send_signal(signal.SIGINT)
+    wait_for(here / "boot-storm_results.json", process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 2, output
+    assert "Traceback" not in output
+    verdict = json.loads((here / "verdict.json").read_text())
+    assert any("the removal of the fleet was interrupted: vmscale cleanup --run-id r1" in each for each in verdict["why"])
+    assert json.loads((here / "boot-storm_results.json").read_text())["cleanup"]["status"] == "Failed"
     check_files(here)
 
 

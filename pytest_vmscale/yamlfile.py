@@ -24,8 +24,10 @@ def read(path: Path) -> tuple[Any, dict[Where, int]]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise FileError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"{path}: {error}") from None
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise FileError(f"{path}: is not UTF-8: {error}") from None
     try:
         node = yaml.compose(text, yaml.SafeLoader)
         lines: dict[Where, int] = {}
@@ -33,15 +35,25 @@ def read(path: Path) -> tuple[Any, dict[Where, int]]:
         return yaml.safe_load(text), lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise FileError(f"{path}:{mark.line + 1 if mark else 1}: {error.problem or error.context}") from None
+        raise FileError(f"{path}:{mark.line + 1 if mark else 1}: is not YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:  # a character that YAML does not have
+        raise FileError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    except FileError:
+        raise
+    except (ValueError, RecursionError) as error:  # a date that is none; what contains itself
+        raise FileError(f"{path}: cannot be read: {error}") from None
 
 
 def _check(node: yaml.Node | None, where: Where, lines: dict[Where, int], path: Path) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            inside = (*where, key.value)
+            if not isinstance(key, yaml.ScalarNode):
+                raise FileError(f"{path}:{key.start_mark.line + 1}: a key must be a word or a number")
+            name = yaml.safe_load(key.value) if key.tag.endswith((":int", ":float")) else key.value
+            inside = (*where, name)
             if inside in lines:
-                raise FileError(f"{path}:{key.start_mark.line + 1}: {key.value!r} is given twice (first on line {lines[inside]})")
+                named = ".".join(map(str, inside))
+                raise FileError(f"{path}:{key.start_mark.line + 1}: {named!r} is given twice (first on line {lines[inside]})")
             lines[inside] = key.start_mark.line + 1
             _check(value, inside, lines, path)
     elif isinstance(node, yaml.SequenceNode):

@@ -6,21 +6,22 @@ a report never credits a document with a number that it does not hold.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pytest_vmscale import yamlfile
 
 Size = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(gt=0, le=100)]
 Source = Annotated[str, Field(min_length=1)]
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Keys = tuple[str | int, ...]  # keys and indices, as pydantic's `loc`
+Keys = yamlfile.Where  # keys and indices, as pydantic's `loc`
 
 
 class ProfileError(Exception):
@@ -173,36 +174,12 @@ def _check_sources(data: Mapping[Any, Any], parent: Mapping[Any, Any], at: Keys,
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[Keys, int]]:
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path}: cannot be read: {error}") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ProfileError(f"{path}:{line}: is not YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise ProfileError(f"{path}: is not YAML: {error}") from error
-    if not isinstance(data, dict) or node is None:
+        data, lines = yamlfile.read(path)
+    except yamlfile.FileError as error:
+        raise ProfileError(str(error)) from None
+    if not isinstance(data, dict):
         raise ProfileError(f"{path}:1: must be a mapping of keys to values")
-    lines: dict[Keys, int] = {}
-    for where, line in _lines(node, ()):
-        if where in lines and where:
-            raise ProfileError(f"{path}:{line}: {_dotted(where)} is given twice (first on line {lines[where]})")
-        lines[where] = line
     return data, lines
-
-
-def _lines(node: yaml.Node, at: Keys) -> Iterator[tuple[Keys, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key_node, value_node in node.value:
-            key = yaml.safe_load(key_node.value) if key_node.tag.endswith((":int", ":float")) else key_node.value
-            yield (*at, key), key_node.start_mark.line + 1
-            yield from _lines(value_node, (*at, key))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            yield (*at, index), item.start_mark.line + 1
-            yield from _lines(item, (*at, index))
 
 
 def _validate(data: Mapping[str, Any], path: Path, lines: Mapping[Keys, int]) -> Profile:

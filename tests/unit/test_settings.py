@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_vmscale.options import joined
 from pytest_vmscale.settings import REFERENCE_GUESTS, SettingsError, choose_cluster, load_site, parse_mix, parse_seconds, parse_vms
+from pytest_vmscale.slo.profile import ProfileError, load_profile
 
 
 @pytest.mark.parametrize(("text", "counts"), [("1000", (1000,)), ("100,500,1000", (100, 500, 1000)), ("1000, 100", (100, 1000))])
@@ -81,10 +82,11 @@ def test_bad_times_name_the_option(text):
         ("shh:\n  user: x\n", 1, "unknown key 'shh'; did you mean 'ssh'?"),
         ("\nguests:\n  sles:\n    source_pvc: a/b\n    ready: {tpc: 4}\n", 5, "did you mean 'tcp'?"),
         ("guests:\n  sles: {}\n", 2, "give exactly one of source_pvc and container_disk"),
-        ("ssh:\n  user: a\n  user: b\n", 3, "'user' is given twice (first on line 2)"),
+        ("ssh:\n  user: a\n  user: b\n", 3, "'ssh.user' is given twice (first on line 2)"),
         ("ssh: [\n", 2, "expected"),
         ("ssh:\n  port: 70000\n", 2, "ssh.port"),
         ("- a\n", 1, "must be a mapping"),
+        ("ssh:\n  ? [a, b]\n  : c\n", 2, "a key must be a word or a number"),
     ],
 )
 def test_what_is_wrong_with_a_site_file_is_named_with_its_line(tmp_path: Path, text, line, told):
@@ -94,6 +96,17 @@ def test_what_is_wrong_with_a_site_file_is_named_with_its_line(tmp_path: Path, t
         load_site(path)
     assert str(error.value).startswith(f"{path}:{line}: ")
     assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]\n", 'ssh: "\x01"\n', "ssh: 2026-99-99\n"])
+@pytest.mark.parametrize("load", [load_site, load_profile])
+def test_a_file_that_is_no_yaml_is_one_line(tmp_path: Path, text, load):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises((SettingsError, ProfileError)) as error:
+        load(path)
+    assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
 
 

@@ -304,7 +304,7 @@ def test_extends_is_relative_to_the_file(tmp_path: Path) -> None:
         ),
         ("bootstorm:\n  duration:\n    points: {100: 9}", 3, "must name its own `source`"),
         ("tolerance_percent: 20", 2, "needs a `tolerance_source`"),
-        ("title: a\ntitle: b", 3, "title is given twice (first on line 2)"),
+        ("title: a\ntitle: b", 3, "'title' is given twice (first on line 2)"),
         ("title: [a", 3, "is not YAML"),
     ],
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,6 +18,11 @@ LEASE_NAME = "vmscale-run"
 DURATION_SECONDS = 15.0
 RENEW_EVERY_SECONDS = 5.0
 LOOK_EVERY_SECONDS = 1.0
+
+
+def holder_identity(run_id: str) -> str:
+    """Names the run, and tells two of the same name apart: a pipeline may give all of its runs one."""
+    return f"{run_id} ({socket.gethostname()}, process {os.getpid()})"
 
 
 class Lease:

@@ -164,6 +164,11 @@ class Watch(Generic[P]):
         if self._blind_since:
             self._seeing(relisted=True)
 
+    @property
+    def blind_since(self) -> tuple[float, str] | None:
+        """A stamp of time.monotonic() and a reason, while the stream is broken."""
+        return self._blind_since
+
     async def __aenter__(self) -> Watch[P]:
         await self.start()
         return self

@@ -26,6 +26,8 @@ from .vmi import VMIS, Vmi
 
 SCENARIO, VERSION = "boot-storm", "1.0.0"
 PROGRESS_WALL_SECONDS = 0.5
+# A watch that is broken for longer than it takes to mend one (cluster time) says nothing of what happens meanwhile.
+BLIND_SECONDS = 30.0
 # A guest's sshd may be up before cloud-init has put our key there: its login is tried for this long (cluster time).
 LOGIN_DEADLINE_SECONDS = 120.0
 LOGIN_EVERY_SECONDS = 5.0
@@ -154,6 +156,7 @@ class _Storm:
                 for task in waiting:
                     task.cancel()
         self._check()  # what settled the last guest may have broken too
+        self._check_sight()
         for boot in self.boots.values():
             if boot.status is None:
                 self._settle(boot, Status.TIMED_OUT, boot.why_not_up(self.deadline))
@@ -163,6 +166,14 @@ class _Storm:
             raise self.broken
         if self.watch.failure:
             raise ClusterError(f"the watch of the VMIs broke: {self.watch.failure}") from self.watch.failure
+
+    def _check_sight(self) -> None:
+        """Guests whose way up could not be watched are not guests that did not come up."""
+        blind = self.watch.blind_since
+        if blind is None or self.clock.now() - self.clock.at(blind[0]) < BLIND_SECONDS:
+            return
+        if unseen := sum(boot.status is None and "Running" not in boot.seen for boot in self.boots.values()):
+            raise ClusterError(f"what became of {unseen} VMs could not be seen: the watch of the VMIs was broken until the deadline ({blind[1]})")
 
     async def _guarded(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """What goes wrong with one guest's task must end the storm with its reason, not be lost with the task."""

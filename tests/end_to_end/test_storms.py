@@ -145,6 +145,8 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
+        # A shell that starts these tests in the background has it ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -189,6 +191,19 @@ def test_an_interrupted_storm_removes_its_fleet_and_keeps_what_it_measured(here,
     check_files(here)
 
 
+def test_a_cluster_that_ends_in_mid_storm_is_no_broken_objective(here):
+    process = start("--vms", "30", "--run-id", "r1")
+    wait_for(here / "truth.jsonl", process, "guest-ssh-ready")
+    (embedded,) = children(process.pid)
+    os.kill(embedded, signal.SIGKILL)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 11, output
+    assert "the embedded cluster ended with code -9" in output
+    results = json.loads((here / "boot-storm_results.json").read_text())
+    assert results["complete"] is False and "ended with code -9" in results["incomplete_reason"]
+    assert {each["verdict"] for each in results["slo"]} == {"inconclusive"}
+
+
 def test_an_interruption_before_anything_is_measured_has_a_verdict_too(here):
     process = start("--vms", "200", "--run-id", "r1")
     wait_for(here / "truth.jsonl", process, "t0_epoch")
@@ -204,8 +219,8 @@ def test_a_second_interruption_ends_the_removal_and_says_so(here):
     process = start("--vms", "100", "--run-id", "r1")
     wait_for(here / "truth.jsonl", process, "guest-ssh-ready")
     process.send_signal(signal.SIGINT)
-    wait_for(here / "boot-storm_results.json", process)
-    time.sleep(0.3)
+    assert process.stdout is not None
+    assert any("removing the fleet" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 2, output
@@ -256,6 +271,8 @@ def test_a_fleet_that_is_kept_on_a_cluster_started_by_hand_is_used_again(scale, 
         assert first.code == 0, first.out
         cluster = json.loads(Path("vmscale-results/first/verdict.json").read_text())["cluster"]
         assert (cluster["kind"], cluster["time_rate"]) == ("embedded", 40)
+        again = scale("--vms", "4", "--run-id", "first", "--results-dir", "elsewhere", "--kubeconfig", kubeconfig)
+        assert again.code == 10 and "a run first left 1 namespaces on this cluster" in again.out  # and did not remove them
         second = scale("--vms", "4", "--reuse-fleet", "first", "--run-id", "second", "--kubeconfig", kubeconfig)
         assert second.code == 0, second.out
         records = json.loads(Path("vmscale-results/second/boot-storm_results.json").read_text())["records"]

@@ -272,3 +272,35 @@ def test_bad_input() -> None:
                 None, make_fleet("a"), None, run_id="r", route=None, readiness={}, ssh_interval_seconds=1, deadline_seconds=1, parameters={}
             )
         )  # type: ignore[arg-type]
+
+
+def test_guests_that_nobody_could_watch_are_not_counted_as_lost(tmp_path: Path) -> None:
+    class Away(Miniature):
+        """After the starts its lists and watches fail until the end."""
+
+        async def __call__(self, request: web.Request) -> web.StreamResponse:
+            if self.starts and not request.path.endswith("/start"):
+                return web.Response(status=503)
+            return await super().__call__(request)
+
+    async def break_watches(miniature: Miniature) -> None:
+        while not miniature.starts:
+            await asyncio.sleep(0.001)
+        miniature.send(None)
+        miniature.watchers.clear()
+
+    async def waits(miniature: Miniature, name: str) -> None:
+        await asyncio.sleep(0.1)
+        await Miniature.boots(miniature, name)
+
+    partial: list[Measurement] = []
+    with pytest.raises(ClusterError, match=r"what became of 2 VMs could not be seen: .*\(the server ended the stream\)"):
+        storm(
+            Away(a=waits, b=waits),
+            tmp_path,
+            make_fleet("a", "b"),
+            deadline_seconds=100.0,
+            meanwhile=break_watches,
+            on_partial=partial.append,
+        )
+    assert not partial[0].complete

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from pytest_vmscale.cluster.access import ClusterError
-from pytest_vmscale.cluster.lease import Lease
+from pytest_vmscale.cluster.lease import Lease, holder_identity
 from pytest_vmscale.cluster.requests import Cluster
 
 from .scripted import serving
@@ -158,3 +158,16 @@ def test_an_outage_shorter_than_the_lease_is_survived_and_a_longer_one_is_told(t
 
     with_cluster(leases, tmp_path, work)
     assert len(lost) == 1 and "could not be renewed for" in lost[0]
+
+
+def test_two_runs_of_one_name_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = holder_identity("nightly")
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    other = holder_identity("nightly")
+
+    async def work(cluster: Cluster) -> None:
+        async with Lease(cluster, one, pytest.fail, **SHORT):
+            with pytest.raises(ClusterError, match="'nightly .*' holds the lease"):
+                await Lease(cluster, other, pytest.fail, **SHORT).take()
+
+    with_cluster(Leases(), tmp_path, work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from . import __version__
 
+START_SECONDS = 60.0  # wall time that a cluster gets to start
 STOP_SECONDS = 15.0  # wall time that a cluster gets to end before it is killed
 
 
@@ -41,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         print(f"vmscale: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("vmscale: interrupted", file=sys.stderr)
+        return 130  # as a shell has it
 
 
 def _embedded_parser(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +61,11 @@ def _embedded_parser(parser: argparse.ArgumentParser) -> None:
     for each in (up, down):
         each.add_argument("--state-dir", type=Path, default=default_state_dir(), help="kubeconfig, keys and logs")
     up.add_argument("--detach", action="store_true", help="return once it serves, and leave it running")
-    up.add_argument("--speed", default="20", help="seconds of cluster time in a second")
-    up.add_argument("--workers", default="100", help="worker nodes")
+    up.add_argument("--speed", type=float, default=20, help="seconds of cluster time in a second")
+    up.add_argument("--workers", type=int, default=100, help="worker nodes")
     up.add_argument("--profile", default="reference", help="name or file of the timing profile")
     up.add_argument("--fault", action="append", default=[], metavar="NAME=VALUE", help="make something go wrong, or a YAML plan of faults")
-    up.add_argument("--seed", default="0", help="seed of everything random")
+    up.add_argument("--seed", type=int, default=0, help="seed of everything random")
     up.set_defaults(run=_up)
     down.set_defaults(run=_down)
 
@@ -75,7 +80,10 @@ def _up(options: argparse.Namespace) -> int:
         raise CommandError(
             f"an embedded cluster is running already (process {running}); stop it with `vmscale embedded down`, or give another --state-dir"
         )
-    options.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        options.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise CommandError(f"--state-dir {options.state_dir}: {error.strerror}") from None
     command = [
         sys.executable,
         "-m",
@@ -83,13 +91,13 @@ def _up(options: argparse.Namespace) -> int:
         "--state-dir",
         str(options.state_dir),
         "--speed",
-        options.speed,
+        str(options.speed),
         "--workers",
-        options.workers,
+        str(options.workers),
         "--profile",
         options.profile,
         "--seed",
-        options.seed,
+        str(options.seed),
         "--truth",
         str(options.state_dir / "truth.jsonl"),
     ]
@@ -104,8 +112,13 @@ def _up(options: argparse.Namespace) -> int:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, start_new_session=True, text=True)
     _pid_file(options.state_dir).write_text(f"{process.pid}\n")
     assert process.stdout is not None
-    kubeconfig = process.stdout.readline().strip()
+    try:
+        kubeconfig = process.stdout.readline().strip() if select.select([process.stdout], [], [], START_SECONDS)[0] else ""
+    except BaseException:
+        process.kill()
+        raise
     if not kubeconfig:
+        process.kill()
         process.wait()
         raise CommandError(f"the embedded cluster did not start: {_last_line(log_path)}")
     print(kubeconfig)
@@ -183,10 +196,12 @@ def _validate_results(path: Path) -> int:
 def _cleanup(options: argparse.Namespace) -> int:
     from .cleanup import remove_run
     from .cluster.access import ClusterError
+    from .settings import SettingsError, check_run_id
 
     try:
+        check_run_id("--run-id", options.run_id)
         removal = remove_run(options.run_id, options.kubeconfig, options.context)
-    except ClusterError as error:
+    except (ClusterError, SettingsError) as error:
         raise CommandError(str(error)) from None
     print(f"removed {removal.deleted} objects of run {options.run_id}")
     for line in removal.left:

@@ -267,7 +267,9 @@ class Check:
 
 
 def breach(objective: Objective) -> str:
-    margin = "" if objective.margin_percent is None else f", {-objective.margin_percent:.1f} % over" if objective.margin_percent < 0 else ""
+    margin = ""
+    if objective.measured is not None and objective.limit and objective.margin_percent is not None:
+        margin = f", {-objective.margin_percent:.1f} % {'over' if objective.measured > objective.limit else 'below'}"
     limit = "" if objective.limit is None else f" against a limit of {objective.limit:g} {objective.unit}{margin}"
     return f"{objective.title} ({objective.id}), {objective.scope}: {objective.measured_text}{limit}. {objective.why}".rstrip()
 

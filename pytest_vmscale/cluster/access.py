@@ -140,6 +140,10 @@ def _read(files: str) -> list[Mapping[str, Any]]:
             raise ClusterError(f"kubeconfig {file} is not YAML: {_line(error)}") from error
         if not isinstance(document, dict):
             raise ClusterError(f"kubeconfig {file} is empty, or not a kubeconfig")
+        for plural in ("clusters", "contexts", "users"):
+            entries = document.get(plural) or []
+            if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+                raise ClusterError(f"kubeconfig {file}: its {plural} are no list of named entries")
         documents.append(document)
     if not documents:
         raise ClusterError(f"no kubeconfig is named by {files!r}")

@@ -133,3 +133,11 @@ def test_proxies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_access(kubeconfig(tmp_path, SERVER, cluster={"proxy-url": "http://own:1"})).proxy == "http://own:1"
     with pytest.raises(ClusterError, match="'socks5://own:1' is not an HTTP proxy"):
         load_access(kubeconfig(tmp_path, SERVER, cluster={"proxy-url": "socks5://own:1"}))
+
+
+@pytest.mark.parametrize("text", ["clusters: foo\ncurrent-context: a\n", "contexts: [null]\ncurrent-context: a\n"])
+def test_what_only_looks_like_a_kubeconfig_is_one_line(tmp_path, text):
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(ClusterError, match="are no list of named entries"):
+        load_access(path)

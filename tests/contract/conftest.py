@@ -15,6 +15,7 @@ import shutil
 import ssl
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ import pytest
 import yaml
 
 KUBECONFIG = os.environ.get("VMSCALE_CONTRACT_KUBECONFIG")
+PATIENCE_WALL_SECONDS = 20.0
 
 
 @dataclass
@@ -112,7 +114,7 @@ class Api:
 
 
 def vm(name: str, **labels: str) -> dict[str, Any]:
-    return {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": name, "labels": labels},
+    return {"apiVersion": "kubevirt.io/v1", "kind": "VirtualMachine", "metadata": {"name": name, **({"labels": labels} if labels else {})},
             "spec": {"runStrategy": "Halted", "template": {"spec": {"domain": {"devices": {}}}}}}
 
 
@@ -123,7 +125,15 @@ def kubectls() -> list[str]:
 
 
 def config_map(name: str, data: dict[str, str] | None = None, **labels: str) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels}, "data": data or {}}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, **({"labels": labels} if labels else {})}, "data": data or {}}
+
+
+def until(check: Callable[[], bool]) -> None:
+    """A real server's caches follow its writes, and its controllers work beside it: wait until it is so."""
+    end = time.monotonic() + PATIENCE_WALL_SECONDS
+    while not check():
+        assert time.monotonic() < end, "not so in time"
+        time.sleep(0.05)
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
@@ -219,6 +229,8 @@ def api(server: Api) -> Iterator[Api]:
     """The server, with a namespace of the test's own."""
     name = f"contract-{uuid.uuid4().hex[:8]}"
     assert server.post("/api/v1/namespaces", {"metadata": {"name": name}}).code == 201
+    if server.embedded is None:  # a real server admits no pods before a controller has made their account
+        until(lambda: server.get(f"/api/v1/namespaces/{name}/serviceaccounts/default").code == 200)
     yield Api(server.url, server.token, server.context, server.kubeconfig, name, server.embedded, server.run)
     server.delete(f"/api/v1/namespaces/{name}")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Api
+from .conftest import Api, until
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
@@ -41,9 +41,9 @@ def test_no_token_is_anonymous(api: Api) -> None:
                                          f'in the namespace "{api.namespace}"')
 
 
-def test_public_paths_need_no_token(embedded: Api) -> None:
-    assert embedded.get("/healthz", token="").code == embedded.get("/version", token="").code == 200
-    reply = embedded.get("/apis", token="")
+def test_public_paths_need_no_token(api: Api) -> None:
+    assert api.get("/healthz", token="").code == api.get("/version", token="").code == 200
+    reply = api.get("/apis", token="")
     assert (reply.code, reply.json["message"]) == (403, 'forbidden: User "system:anonymous" cannot get path "/apis"')
 
 
@@ -54,7 +54,7 @@ def test_a_role_allows_what_it_says(api: Api) -> None:
     assert refused.json["message"] == (f'virtualmachines.kubevirt.io "a" is forbidden: User "system:serviceaccount:{api.namespace}:worker" cannot get resource "virtualmachines" '
                                        f'in API group "kubevirt.io" in the namespace "{api.namespace}"')
     allow(api, "worker", apiGroups=["kubevirt.io"], resources=["virtualmachines"], verbs=["get", "list"])
-    assert api.get(f"{api.vms}/a", token=token).code == 404
+    until(lambda: api.get(f"{api.vms}/a", token=token).code == 404)
     assert api.get(api.vms, token=token).code == 200
     assert api.get(f"{api.vms}?watch=true&timeoutSeconds=1", token=token).code == 403
     assert api.delete(f"{api.vms}/a", token=token).code == 403
@@ -66,35 +66,35 @@ def test_a_role_allows_what_it_says(api: Api) -> None:
 def test_a_rule_can_name_objects(api: Api) -> None:
     token = account(api, "named")
     allow(api, "named", apiGroups=[""], resources=["configmaps"], verbs=["get"], resourceNames=["mine"])
-    assert api.get(api.core("configmaps") + "/mine", token=token).code == 404
+    until(lambda: api.get(api.core("configmaps") + "/mine", token=token).code == 404)
     assert api.get(api.core("configmaps") + "/other", token=token).code == 403
 
 
-def test_a_cluster_role_holds_everywhere(embedded: Api) -> None:
-    token = account(embedded, "reader")
-    role = {"metadata": {"name": f"reader-{embedded.namespace}"}, "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list"]}]}
-    embedded.post(f"{RBAC}/clusterroles", role)
-    embedded.post(f"{RBAC}/clusterrolebindings", {"metadata": role["metadata"], "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role["metadata"]["name"]},
-                                                  "subjects": [{"kind": "Group", "name": f"system:serviceaccounts:{embedded.namespace}"}]})
-    assert embedded.get("/api/v1/nodes", token=token).code == 200
-    embedded.delete(f"{RBAC}/clusterrolebindings/{role['metadata']['name']}")
-    assert embedded.get("/api/v1/nodes", token=token).code == 403
+def test_a_cluster_role_holds_everywhere(api: Api) -> None:
+    token = account(api, "reader")
+    role = {"metadata": {"name": f"reader-{api.namespace}"}, "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["get", "list"]}]}
+    api.post(f"{RBAC}/clusterroles", role)
+    api.post(f"{RBAC}/clusterrolebindings", {"metadata": role["metadata"], "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role["metadata"]["name"]},
+                                                  "subjects": [{"kind": "Group", "name": f"system:serviceaccounts:{api.namespace}"}]})
+    until(lambda: api.get("/api/v1/nodes", token=token).code == 200)
+    api.delete(f"{RBAC}/clusterrolebindings/{role['metadata']['name']}")
+    until(lambda: api.get("/api/v1/nodes", token=token).code == 403)
+    api.delete(f"{RBAC}/clusterroles/{role['metadata']['name']}")
 
 
 def test_a_token_dies_with_its_account(api: Api) -> None:
     token = account(api, "short")
     assert api.get("/version", token=token).code == 200
     api.delete(api.core("serviceaccounts") + "/short")
-    if api.embedded is not None:  # a real server may take its cache's time
-        assert api.get("/version", token=token).code == 401
+    until(lambda: api.get("/version", token=token).code == 401)
 
 
-def test_a_token_cannot_be_made_up(embedded: Api) -> None:
-    token = account(embedded, "signed")
+def test_a_token_cannot_be_made_up(api: Api) -> None:
+    token = account(api, "signed")
     head, claims, signature = token.split(".")
-    assert embedded.get("/version", token=f"{head}.{claims[:-2]}xx.{signature}").code == 401
-    assert embedded.get("/version", token=f"{head}.{claims}.").code == 401
-    assert embedded.post(embedded.core("serviceaccounts") + "/signed/token", {"spec": {"expirationSeconds": 5}}).code == 422
+    assert api.get("/version", token=f"{head}.{claims[:-2]}xx.{signature}").code == 401
+    assert api.get("/version", token=f"{head}.{claims}.").code == 401
+    assert api.post(api.core("serviceaccounts") + "/signed/token", {"spec": {"expirationSeconds": 5}}).code == 422
 
 
 def review(api: Api, kind: str, spec: dict[str, Any], group: str = "authorization.k8s.io", **more: Any) -> Any:
@@ -108,7 +108,7 @@ def test_reviews(api: Api) -> None:
     allow(api, "asker", apiGroups=[""], resources=["pods", "pods/log"], verbs=["get"])
     attributes = {"verb": "get", "resource": "pods", "namespace": api.namespace}
     assert review(api, "SelfSubjectAccessReview", {"resourceAttributes": attributes})["allowed"] is True
-    assert review(api, "SelfSubjectAccessReview", {"resourceAttributes": attributes}, token=token)["allowed"] is True
+    until(lambda: review(api, "SelfSubjectAccessReview", {"resourceAttributes": attributes}, token=token)["allowed"] is True)
     assert review(api, "SelfSubjectAccessReview", {"resourceAttributes": {**attributes, "subresource": "log"}}, token=token)["allowed"] is True
     assert review(api, "SelfSubjectAccessReview", {"resourceAttributes": {**attributes, "verb": "delete"}}, token=token)["allowed"] is False
     user = f"system:serviceaccount:{api.namespace}:asker"
@@ -120,12 +120,13 @@ def test_reviews(api: Api) -> None:
     assert "error" in review(api, "TokenReview", {"token": "wrong"}, "authentication.k8s.io")
 
 
-def test_impersonation(embedded: Api) -> None:
-    reply = embedded.get(embedded.vms, headers={"Impersonate-User": "jane"})
+def test_impersonation(api: Api) -> None:
+    reply = api.get(api.vms, headers={"Impersonate-User": "jane"})
     assert (reply.code, 'User "jane" cannot list' in reply.json["message"]) == (403, True)
-    token = account(embedded, "nobody")
-    reply = embedded.get(embedded.vms, token=token, headers={"Impersonate-User": "jane"})
-    assert (reply.code, 'cannot impersonate resource "users"' in reply.json["message"]) == (403, True)
+    token = account(api, "nobody")
+    reply = api.get(api.vms, token=token, headers={"Impersonate-User": "jane"})
+    assert (reply.code, "cannot impersonate" in reply.json["message"]) == (403, True)  # the rest of its words depends on the release
+    assert api.get(api.vms, headers={"Impersonate-Group": "system:masters"}).code == 400
 
 
 class Failing:

@@ -40,12 +40,12 @@ def test_finalizers_hold_an_object(api: Api) -> None:
     assert api.get(path).code == 404
 
 
-def test_marking_for_deletion_moves_the_generation(embedded: Api) -> None:
+def test_marking_for_deletion_moves_the_generation(api: Api) -> None:
     body = vm("a")
     body["metadata"]["finalizers"] = ["k.io/f"]
-    embedded.post(embedded.vms, body)
-    assert embedded.delete(f"{embedded.vms}/a").json["metadata"]["generation"] == 2
-    embedded.patch(f"{embedded.vms}/a", {"metadata": {"finalizers": None}})
+    api.post(api.vms, body)
+    assert api.delete(f"{api.vms}/a").json["metadata"]["generation"] == 2
+    api.patch(f"{api.vms}/a", {"metadata": {"finalizers": None}})
 
 
 @pytest.mark.usefixtures("quiet")
@@ -59,11 +59,11 @@ def test_preconditions(api: Api) -> None:
 
 
 @pytest.mark.parametrize(("policy", "finalizer"), [("Foreground", "foregroundDeletion"), ("Orphan", "orphan")])
-def test_propagation_is_left_to_the_garbage_collector(embedded: Api, policy: str, finalizer: str) -> None:
-    embedded.post(embedded.vms, vm("a"))
-    marked = embedded.delete(f"{embedded.vms}/a", {**OPTIONS, "propagationPolicy": policy}).json
+def test_propagation_is_left_to_the_garbage_collector(api: Api, policy: str, finalizer: str) -> None:
+    api.post(api.vms, vm("a"))
+    marked = api.delete(f"{api.vms}/a", {**OPTIONS, "propagationPolicy": policy}).json
     assert marked["metadata"]["finalizers"] == [finalizer]
-    embedded.patch(f"{embedded.vms}/a", {"metadata": {"finalizers": None}})
+    api.patch(f"{api.vms}/a", {"metadata": {"finalizers": None}})
 
 
 @pytest.mark.parametrize("body", [{**OPTIONS, "propagationPolicy": "Sideways"}, {**OPTIONS, "dryRun": ["Some"]}, {**OPTIONS, "orphanDependents": True, "propagationPolicy": "Orphan"}])
@@ -81,17 +81,17 @@ def test_a_collection(api: Api) -> None:
     assert [item["metadata"]["name"] for item in api.get(api.vms).json["items"]] == ["b"]
 
 
-def test_a_pod_is_given_time(embedded: Api) -> None:
-    path = embedded.core("pods") + "/p"
-    embedded.post(embedded.core("pods"), pod("p"))
-    marked = embedded.delete(path).json["metadata"]
+def test_a_pod_is_given_time(api: Api) -> None:
+    path = api.core("pods") + "/p"
+    api.post(api.core("pods"), pod("p"))
+    marked = api.delete(path).json["metadata"]
     assert (marked["deletionGracePeriodSeconds"], marked["generation"]) == (30, 2)
     assert marked["deletionTimestamp"] > marked["creationTimestamp"]
-    assert embedded.delete(path + "?gracePeriodSeconds=50").json["metadata"]["deletionGracePeriodSeconds"] == 30  # never longer
-    assert embedded.delete(path + "?gracePeriodSeconds=5").json["metadata"]["deletionGracePeriodSeconds"] == 5
-    last = embedded.delete(path, {**OPTIONS, "gracePeriodSeconds": 0})
+    assert api.delete(path + "?gracePeriodSeconds=50").json["metadata"]["deletionGracePeriodSeconds"] == 30  # never longer
+    assert api.delete(path + "?gracePeriodSeconds=5").json["metadata"]["deletionGracePeriodSeconds"] == 5
+    last = api.delete(path, {**OPTIONS, "gracePeriodSeconds": 0})
     assert (last.code, last.json["metadata"]["deletionGracePeriodSeconds"]) == (200, 0)
-    assert embedded.get(path).code == 404
+    assert api.get(path).code == 404
 
 
 def test_a_pod_on_no_node_goes_at_once(embedded: Api) -> None:

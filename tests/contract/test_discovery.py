@@ -50,7 +50,13 @@ def test_aggregated_discovery_says_the_same(server: Api) -> None:
             assert {resource["resource"] for resource in version["resources"]} == {entry["name"].partition("/")[0] for entry in plain}
 
 
-@pytest.mark.parametrize("path", ["/apis/nope.io/v1", "/apis/nope.io", "/api/v2", "/nope", "/apis/kubevirt.io/v1/namespaces/default/nopes", "/apis/kubevirt.io/v9/virtualmachines"])
+@pytest.mark.parametrize("path", ["/apis/nope.io/v1", "/apis/nope.io", "/nope", "/apis/kubevirt.io/v1/namespaces/default/nopes", "/apis/kubevirt.io/v9/virtualmachines"])
 def test_what_is_not_served_is_no_status(server: Api, path: str) -> None:
     reply = server.get(path)
     assert (reply.code, reply.text.strip()) == (404, "404 page not found")
+
+
+@pytest.mark.parametrize("path", ["/api/v2", "/api/v1/nopes", "/apis/apps/v9", "/apis/apps/v1/nopes/a", "/api/v1/pods/p", "/api/v1/namespaces/default/pods/p/nope"])
+def test_what_the_built_in_groups_do_not_serve_is_a_status(server: Api, path: str) -> None:
+    reply = server.get(path)
+    assert (reply.code, reply.json["message"]) == (404, "the server could not find the requested resource")

@@ -162,7 +162,8 @@ def ask(server: Api, connection: HTTPSConnection, method: str, path: str, named:
     reply = connection.getresponse()
     answer = reply.read()
     expected = 504 if query.get("resourceVersion", "").startswith("999") or query.get("limit", "").startswith("999") else 499
-    assert reply.status <= expected, (method, path, query, body, answer)
+    no_version = reply.status == 500 and b"strconv.ParseUint: parsing" in answer  # the real server's answer too
+    assert reply.status <= expected or no_version, (method, path, query, body, answer)
     if reply.status >= 400 and reply.headers["Content-Type"].startswith("application/json") and method != "HEAD":
         status = orjson.loads(answer)
         assert (status["kind"], status["status"], status["code"]) == ("Status", "Failure", reply.status)

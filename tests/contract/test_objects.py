@@ -54,7 +54,7 @@ def test_a_body_that_is_no_object(api: Api, body: str, code: int) -> None:
 
 
 def test_media_types(api: Api) -> None:
-    assert api.post(api.vms, "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nmetadata: {name: y}\nspec: {running: false, template: {spec: {domain: {devices: {}}}}}\n",
+    assert api.post(api.vms, "apiVersion: kubevirt.io/v1\nkind: VirtualMachine\nmetadata: {name: \"y\"}\nspec: {running: false, template: {spec: {domain: {devices: {}}}}}\n",
                     content="application/yaml").code == 201
     assert api.post(api.vms, vm("z"), content="text/plain").code == 415
     assert api.get(f"{api.vms}/y", accept="text/html").code == 406
@@ -99,6 +99,15 @@ def test_a_dry_run_keeps_nothing(api: Api) -> None:
     assert api.delete(f"{api.vms}/a?dryRun=All").code == 200
     assert "new" not in api.get(f"{api.vms}/a").json["metadata"].get("labels", {})
     assert api.post(f"{api.vms}?dryRun=Some", vm("b")).code == 422
+
+
+@pytest.mark.parametrize(("text", "name"), [
+    ("on-a", "on-a"), ("1:30", None), ("2020-01-01", "2020-01-01"), ("y", None), ("off", None), ("1e3", None), ("0o17", None), ("1_000", None), ("'1'", "1"), ("!!binary aGk=", "hi"),
+    ("a}\n---\nmetadata: {name: b", "a")])
+def test_yaml_is_read_as_go_reads_it(api: Api, text: str, name: str | None) -> None:
+    """y and n are booleans, 1e3 is a number; a date is text, and what follows the first document is left."""
+    reply = api.post(api.core("configmaps"), f"metadata: {{name: {text}}}", content="application/yaml")
+    assert (reply.json["metadata"]["name"] if reply.code == 201 else None) == name, reply.text
 
 
 def test_in_a_namespace_that_is_not_there(api: Api) -> None:
@@ -159,21 +168,43 @@ def test_a_kind_without_status_subresource_has_its_status_written_with_the_rest(
     assert api.get(f"{path}/i/status").code == 404
 
 
-def test_another_version_of_the_same_object(embedded: Api) -> None:
-    embedded.post(embedded.vms, vm("a"))
-    old = embedded.vms.replace("/v1/", "/v1alpha3/")
-    assert embedded.get(f"{old}/a").json["apiVersion"] == "kubevirt.io/v1alpha3"
-    listed = embedded.get(old).json
+def test_another_version_of_the_same_object(api: Api) -> None:
+    api.post(api.vms, vm("a"))
+    old = api.vms.replace("/v1/", "/v1alpha3/")
+    assert api.get(f"{old}/a").json["apiVersion"] == "kubevirt.io/v1alpha3"
+    listed = api.get(old).json
     assert (listed["apiVersion"], listed["items"][0]["apiVersion"]) == ("kubevirt.io/v1alpha3", "kubevirt.io/v1alpha3")
-    assert embedded.post(old, {**vm("b"), "apiVersion": "kubevirt.io/v1alpha3"}).json["apiVersion"] == "kubevirt.io/v1alpha3"
-    assert embedded.get(f"{embedded.vms}/b").json["apiVersion"] == "kubevirt.io/v1"
+    assert api.post(old, {**vm("b"), "apiVersion": "kubevirt.io/v1alpha3"}).json["apiVersion"] == "kubevirt.io/v1alpha3"
+    assert api.get(f"{api.vms}/b").json["apiVersion"] == "kubevirt.io/v1"
 
 
 def test_what_the_url_cannot_do(api: Api) -> None:
     api.post(api.vms, vm("a"))
     assert api.put(api.vms, vm("a")).json["message"] == "name must be provided"
-    assert api.post(f"{api.vms}/a", vm("a")).code == 405
-    assert api.post("/apis/kubevirt.io/v1/virtualmachines", vm("a")).code in (404, 405)
+    assert api.patch(api.vms, {}).json["message"] == "name must be provided"
+    assert api.post(f"{api.vms}/other", vm("a")).json["reason"] == "AlreadyExists"  # a custom resource's name in the path is not looked at
+    refused = api.post(api.core("configmaps") + "/c", config_map("c"))
+    assert (refused.code, refused.json["message"], refused.json["details"]) == (405, "the server does not allow this method on the requested resource", {})
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_nothing_is_written_above_namespaces(api: Api, method: str) -> None:
+    """A client that forgets the namespace must not empty the cluster."""
+    api.post(api.vms, vm("a", mine=api.namespace))
+    body = vm("b") if method == "POST" else None
+    assert api.ask(method, f"/apis/kubevirt.io/v1/virtualmachines?labelSelector=mine%3D{api.namespace}", body).code == 404
+    assert api.ask(method, f"/api/v1/configmaps?labelSelector=mine%3D{api.namespace}", config_map("b") if body else None).code == 405
+    assert [each["metadata"]["name"] for each in api.get(api.vms).json["items"]] == ["a"]
+
+
+def test_a_version_that_is_none(api: Api) -> None:
+    api.post(api.vms, vm("a"))
+    path, body = api.core("configmaps"), config_map("c")
+    api.post(path, body)
+    for version, custom, built_in in (("abc", 500, 500), ("0", 422, 200), ("", 422, 200)):
+        body["metadata"]["resourceVersion"] = version
+        assert api.patch(f"{api.vms}/a", {"metadata": {"resourceVersion": version}}).code == custom
+        assert api.put(f"{path}/c", body).code == built_in
 
 
 def test_a_body_over_the_limit(api: Api) -> None:
@@ -181,16 +212,16 @@ def test_a_body_over_the_limit(api: Api) -> None:
     assert (reply.code, reply.json["reason"]) == (413, "RequestEntityTooLarge")
 
 
-def test_scale(embedded: Api) -> None:
-    path = f"/apis/apps/v1/namespaces/{embedded.namespace}/deployments"
+def test_scale(api: Api) -> None:
+    path = f"/apis/apps/v1/namespaces/{api.namespace}/deployments"
     template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
-    embedded.post(path, {"metadata": {"name": "d"}, "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": template}})
-    scale = embedded.get(f"{path}/d/scale").json
+    api.post(path, {"metadata": {"name": "d"}, "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": template}})
+    scale = api.get(f"{path}/d/scale").json
     assert (scale["kind"], scale["spec"]["replicas"], scale["status"]["selector"]) == ("Scale", 2, "a=b")
-    assert embedded.patch(f"{path}/d/scale", {"spec": {"replicas": 5}}).json["spec"]["replicas"] == 5
-    deployment = embedded.get(f"{path}/d").json
+    assert api.patch(f"{path}/d/scale", {"spec": {"replicas": 5}}).json["spec"]["replicas"] == 5
+    deployment = api.get(f"{path}/d").json
     assert (deployment["spec"]["replicas"], deployment["metadata"]["generation"]) == (5, 2)
-    assert embedded.patch(f"{path}/d/scale", {"spec": {"replicas": -1}}).code == 422
+    assert api.patch(f"{path}/d/scale", {"spec": {"replicas": -1}}).code == 422
 
 
 def test_the_answers_text_is_json_with_the_kind_first(api: Api) -> None:

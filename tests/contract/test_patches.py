@@ -65,13 +65,30 @@ def test_a_json_patch_that_fails_changes_nothing(api: Api, path: str, operations
 
 @pytest.mark.parametrize(("content", "body", "code"), [
     (JSON_PATCH, {"op": "x"}, 400), (JSON_PATCH, "{nope", 400), (MERGE, "{nope", 400), (MERGE, "[]", 400), (STRATEGIC, {}, 415), ("application/json", {}, 415), (APPLY, "{nope: [", 400),
-    (MERGE, {"metadata": {"name": "other"}}, 400), (MERGE, {"metadata": {"uid": "other"}}, 422), (MERGE, {"spec": {"template": None}}, 422), (MERGE, {"metadata": "text"}, 400),
+    (MERGE, {"metadata": {"name": "other"}}, 400), (MERGE, {"metadata": {"uid": "other"}}, 422), (MERGE, {"spec": {"template": None}}, 422), (MERGE, {"metadata": "text"}, 422),
 ])
 def test_patches_that_are_refused(api: Api, path: str, content: str, body: Any, code: int) -> None:
     before = api.get(path).json
     reply = api.patch(path + ("?fieldManager=m" if content == APPLY else ""), body, content)
     assert (reply.code, reply.json["code"]) == (code, code)
     assert api.get(path).json == before
+
+
+@pytest.mark.parametrize(("content", "patch", "why"), [
+    (MERGE, {"metadata": []}, "json: cannot unmarshal array into Go"), (MERGE, {"metadata": {"labels": {"a": 5}}}, "json: cannot unmarshal number into Go struct field ObjectMeta"),
+    (MERGE, {"data": {"a": 5}}, "json: cannot unmarshal number into Go struct field ConfigMap.data"), (MERGE, {"kind": "Other"}, 'no kind \\"Other\\" is registered'),
+    (JSON_PATCH, [{"op": "add", "path": "/immutable", "value": "x"}], "json: cannot unmarshal string into Go struct field ConfigMap.immutable"), (STRATEGIC, {"data": {"a": 5}}, "")])
+def test_a_patch_that_makes_something_else_is_invalid(api: Api, content: str, patch: Any, why: str) -> None:
+    """Not a bad request: each part of it can be read, only its result cannot."""
+    api.post(api.core("configmaps"), config_map("c"))
+    reply = api.patch(api.core("configmaps") + "/c", patch, content)
+    assert (reply.code, reply.json["reason"], reply.json["details"]["causes"][0]["field"]) == (422, "Invalid", "patch")
+    assert reply.json["message"].startswith(' "" is invalid: patch: Invalid value: ') and why in reply.text
+
+
+def test_a_patch_cannot_take_the_name(api: Api, path: str) -> None:
+    reply = api.patch(path, {"metadata": None})
+    assert (reply.code, reply.json["message"]) == (400, "the name of the object (a based on URL) was undeterminable: name must be provided")
 
 
 def test_what_is_not_there_cannot_be_patched(api: Api) -> None:
@@ -124,6 +141,16 @@ def test_apply_conflicts(api: Api) -> None:
     assert (reply.code, reply.json["message"]) == (409, 'Apply failed with 1 conflict: conflict with "one": .spec.runStrategy')
     assert reply.json["details"]["causes"] == [{"reason": "FieldManagerConflict", "message": 'conflict with "one"', "field": ".spec.runStrategy"}]
     assert api.patch(f"{api.vms}/s?fieldManager=two&force=true", other, APPLY).json["spec"]["runStrategy"] == "Always"
+
+
+def test_an_empty_map_is_owned_though_it_is_not_kept(api: Api) -> None:
+    empty = {**config_map("s", {"k": "v"}), "metadata": {"name": "s", "labels": {}}}
+    target = api.core("configmaps") + "/s?fieldManager="
+    first = api.patch(target + "one", empty, APPLY)
+    assert first.json["metadata"]["managedFields"][0]["fieldsV1"]["f:metadata"] == {"f:labels": {}} and "labels" not in first.json["metadata"]
+    assert api.patch(target + "one", empty, APPLY).json["metadata"]["resourceVersion"] == first.json["metadata"]["resourceVersion"]
+    refused = api.patch(target + "two", empty, APPLY)
+    assert (refused.code, refused.json["message"]) == (409, 'Apply failed with 1 conflict: conflict with "one": .metadata.labels')
 
 
 def test_what_is_no_longer_applied_goes(api: Api) -> None:

@@ -94,7 +94,9 @@ def apply(kind: Kind, live: Object | None, applied: Object, manager: str, force:
         if refused:
             raise _conflict(refused)
     kept = [_without(owner, changed | removed, now) for owner in others]
-    touched = live is None or bool(changed or removed) or mine is None or mine.fields != fields
+    # An empty map of metadata is owned and never stored: it is no change, however often it is applied.
+    real = {path for path in changed if path[0] != "f:metadata" or len(path) != 2 or new["metadata"].get(path[1][2:]) != {}}
+    touched = live is None or bool(real or removed) or mine is None or mine.fields != fields
     me = Owner(manager, APPLY, kind.api_version, subresource, now, fields) if touched or mine is None else mine
     _write_owners(new, [*(owner for owner in kept if owner.fields), me])
     return new

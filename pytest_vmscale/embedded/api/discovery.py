@@ -21,6 +21,7 @@ class Discovery:
 
     def __init__(self, kinds: Kinds) -> None:
         self._resources: OrderedDict[tuple[str, str], list[Object]] = OrderedDict()
+        self._custom = {kind.group for kind in kinds.all if kind.custom}
         for kind in kinds.all:
             for version in (kind.version, *kind.also_served):
                 self.add(kind.group, version, kind_entries(kind, version))
@@ -39,6 +40,10 @@ class Discovery:
             kind = owner["kind"] if owner else ""
             verbs = sorted(METHOD_VERBS[method] for method in methods if method in METHOD_VERBS)
             entries.append({"name": name, "singularName": "", "namespaced": owner["namespaced"] if owner else True, "kind": kind, "verbs": verbs})
+
+    def built_in(self, group: str) -> bool:
+        """Whether the group is no custom resource definitions' group."""
+        return any(name == group for name, _ in self._resources) and group not in self._custom
 
     def has(self, group: str, version: str) -> bool:
         return (group, version) in self._resources

@@ -44,6 +44,14 @@ class ApiError(Exception):
         return {**status, "code": self.code}
 
 
+class Undecodable(ApiError):
+    """400: a body, or what a patch made, cannot be read as its kind. `why` is the decoder's own words."""
+
+    def __init__(self, kind: str, version: str, why: str) -> None:
+        super().__init__(400, f'{kind} in version "{version}" cannot be handled as a {kind}: {why}')
+        self.why = why
+
+
 def qualified(plural: str, group: str) -> str:
     """`virtualmachines.kubevirt.io`, or `pods`: how messages name a resource or kind."""
     return f"{plural}.{group}" if group else plural

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+import re
 from functools import lru_cache
 from typing import Any
 
@@ -121,18 +122,53 @@ def _go_json_error(text: str, error: json.JSONDecodeError) -> str:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML to JSON's types: a date stays the text that it is."""
+    """YAML as Go's package reads it for JSON: y and n are booleans too, 1e3 is a number, 1:30 and dates are text."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
 
 
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for letter, resolvers in _Loader.yaml_implicit_resolvers.items()
-}
+TAG = "tag:yaml.org,2002:"
+for _tag, _pattern, _starts in (
+    ("bool", r"y|Y|yes|Yes|YES|true|True|TRUE|on|On|ON|n|N|no|No|NO|false|False|FALSE|off|Off|OFF", "yYtToOnNfF"),
+    ("int", r"[-+]?(0[bB][01_]+|0[oO]?[0-7_]*|0[xX][0-9a-fA-F_]+|[1-9][0-9_]*)", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(TAG + _tag, re.compile(f"^(?:{_pattern})$"), list(_starts))
+
+
+def _integer(loader: Any, node: Any) -> int:
+    text = loader.construct_scalar(node).replace("_", "")
+    sign, digits = (-1 if text[0] == "-" else 1), text.lstrip("+-")
+    return sign * (int(digits, 8) if digits.isdigit() and digits[0] == "0" else int(digits, 0))
+
+
+def _boolean(loader: Any, node: Any) -> bool:
+    return loader.construct_scalar(node).lower() in ("y", "yes", "true", "on")
+
+
+def _number(loader: Any, node: Any) -> float | int:
+    number = float(loader.construct_scalar(node))
+    return int(number) if number.is_integer() else number
+
+
+def _bytes(loader: Any, node: Any) -> str:
+    return bytes(loader.construct_yaml_binary(node)).decode()
+
+
+for _tag, _construct in (("int", _integer), ("bool", _boolean), ("float", _number), ("binary", _bytes)):
+    _Loader.add_constructor(TAG + _tag, _construct)
 
 
 def parse_yaml(body: bytes) -> Any:
+    """The first document, as JSON would have it. ValueError if it cannot be."""
     try:
-        value = yaml.load(body, _Loader)  # a safe loader with fewer types
+        loader = _Loader(body)
+        try:
+            value = loader.get_data() if loader.check_data() else None
+        finally:
+            loader.dispose()
         return orjson.loads(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
     except (yaml.YAMLError, UnicodeDecodeError, orjson.JSONEncodeError, RecursionError) as error:
         raise ValueError(str(error).replace("\n", " ")) from error

@@ -182,16 +182,19 @@ class ApiServer:
                 raise method_not_supported(call)
             return await handler(request, call.namespace, call.name)
         if call.kind is None:
-            return await self._reviews.answer(call) if self._reviews.serves(call) else not_found()
+            return await self._reviews.answer(call) if self._reviews.serves(call) else self._not_served(request.path)
         return await self._object(call)
 
     async def _object(self, call: Call) -> web.StreamResponse:
         kind, method = call.kind, call.request.method
         assert kind is not None
         if not kind.namespaced and call.namespace and not strategies.is_core(kind, "namespaces"):
-            return not_found()
-        if kind.namespaced and call.name and not call.namespace:
-            return not_found()
+            return self._not_served(call.request.path)
+        if kind.namespaced and not call.namespace and (call.name or method not in ("GET", "HEAD")):
+            # Above namespaces objects can be listed and watched, and nothing else.
+            if kind.custom or call.name:
+                return self._not_served(call.request.path)
+            raise method_not_supported(call)
         if call.subresource:
             if call.subresource == "scale" and kind.scale and not call.rest:
                 return await self._scales.answer(call)
@@ -199,7 +202,7 @@ class ApiServer:
             if call.rest or not (finalize or (call.subresource == "status" and kind.status)):
                 if kind.custom:
                     raise errors.not_found(kind.plural, kind.group, call.name)
-                return not_found()
+                return self._not_served(call.request.path)
             if method not in (("PUT",) if finalize else ("GET", "PUT", "PATCH")):
                 raise method_not_supported(call)
         if method == "GET":
@@ -210,9 +213,18 @@ class ApiServer:
             return await self._writes.update(call)
         if method == "PATCH" and call.name:
             return await self._writes.patch(call)
-        if method == "POST" and not call.name and (call.namespace or not kind.namespaced):
+        if method == "PATCH" and kind.custom:
+            raise errors.ApiError(400, "name must be provided")
+        if method == "POST" and (kind.custom or not call.name):  # a custom resource's name in the path is not looked at
             return await self._writes.create(call)
         raise method_not_supported(call)
+
+    def _not_served(self, path: str) -> web.StreamResponse:
+        """404. What is built in says so with a Status, also of its unknown versions and resources; custom groups and all else in plain text."""
+        parts = path.strip("/").split("/")
+        if parts[0] == "api" or (parts[0] == "apis" and len(parts) > 2 and self.discovery.built_in(parts[1])):
+            raise errors.ApiError(404, "the server could not find the requested resource", details={})
+        return not_found()
 
     def _fail(self, request: web.Request) -> web.StreamResponse | None:
         """The failure that a fault plan has for this request."""
@@ -237,6 +249,8 @@ class ApiServer:
         """The user of the Impersonate-User header, for those who may."""
         name = request.headers.get("Impersonate-User")
         if not name:
+            if "Impersonate-Group" in request.headers or "Impersonate-Uid" in request.headers:
+                raise errors.ApiError(400, "requested groups or a uid without impersonating a user name")
             return user
         groups = tuple(request.headers.getall("Impersonate-Group", []))
         self.authorizer.check(user, Action("impersonate", resource="users", name=name))
@@ -259,6 +273,8 @@ class ApiServer:
         if path.startswith(("/healthz", "/livez", "/readyz")):
             return self._health(request, path)
         if request.method not in ("GET", "HEAD"):
+            if path in ("/api", "/version") or path.startswith("/api/"):
+                raise errors.ApiError(405, "the server does not allow this method on the requested resource", details={})
             return not_found()
         if path == "/version":
             return answer(orjson.dumps(self.version, option=orjson.OPT_INDENT_2))
@@ -305,7 +321,7 @@ class ApiServer:
             found = discovery.group(parts[1])
         elif parts[0] == "apis" and len(parts) == 3:
             found = discovery.group_version(parts[1], parts[2])
-        return not_found() if found is None else answer_object(found)
+        return self._not_served(path) if found is None else answer_object(found)
 
 
 def _wants_aggregated(accept: str) -> bool:

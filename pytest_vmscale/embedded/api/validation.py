@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from . import rules
-from .errors import ApiError, Cause
+from .errors import Cause, Undecodable
 from .kinds import Kind, Kinds
 from .schema import MISSING, Node, any_node, object_meta, schema_of
 from .store import Object
@@ -136,8 +136,8 @@ def _read(kind: Kind, node: Node, value: Any, path: str, unknown: list[str], str
         return value
     if not _fits(type_, value) and not (node.format == "quantity" and isinstance(value, float)):
         place = re.sub(r"\[\d+\]", "", path)
-        raise ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: json: cannot unmarshal '
-                            f"{_json_type(value)} into Go struct field {struct}.{place} of type {_go_type(node)}")
+        raise Undecodable(kind.kind, kind.version,
+                          f"json: cannot unmarshal {_json_type(value)} into Go struct field {struct}.{place} of type {_go_type(node)}")
     if type_ == "object":
         if node.values is not None:
             for key, item in value.items():
@@ -152,13 +152,13 @@ def _read(kind: Kind, node: Node, value: Any, path: str, unknown: list[str], str
         try:
             return rules.canonical_quantity(str(value))
         except ValueError as error:
-            raise ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {error}') from error
+            raise Undecodable(kind.kind, kind.version, str(error)) from error
     elif node.format == "date-time":
         try:
             return _canonical_time(value, micro=path.rpartition(".")[2] in MICRO_TIMES)
         except ValueError:
-            raise ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: parsing time "{value}" as '
-                                f'"2006-01-02T15:04:05Z07:00": cannot parse "{value}" as "2006"') from None
+            why = f'parsing time "{value}" as "2006-01-02T15:04:05Z07:00": cannot parse "{value}" as "2006"'
+            raise Undecodable(kind.kind, kind.version, why) from None
     return value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from .errors import Cause
 from .kinds import Kind
 from .lists import MOST, ListOptions, Page, encode_list, item_encoder, parse_options
 from .reads import object_namespace
-from .representations import JSON, accepted, answer, media_type, parse_json, parse_object, parse_yaml, read_body, read_object
+from .representations import JSON, accepted, answer, go_type, media_type, parse_json, parse_object, parse_yaml, read_body, read_object
 from .resources import Resources
 from .selectors import selection
 from .store import Object
@@ -105,8 +106,6 @@ class Writes:
         if kind.namespaced:
             meta["namespace"] = call.namespace
         old = self._resources.get(kind, object_namespace(call), call.name)
-        if not meta.get("resourceVersion") and kind.custom:
-            raise errors.invalid(kind.plural, kind.group, call.name, [Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")])
         updated = self._update(call, old, obj, options)
         return answer(orjson.dumps(in_call_version(call, updated)), media=media, warnings=warnings)
 
@@ -114,7 +113,12 @@ class Writes:
         """Everything that PUT and the patches have in common, from the new object on."""
         assert call.kind is not None
         kind, meta = call.kind, obj["metadata"]
-        if meta.get("resourceVersion") not in (None, "", old["metadata"]["resourceVersion"]):
+        version = meta.get("resourceVersion") or "0"
+        if not re.fullmatch("[0-9]+", version):
+            raise errors.ApiError(500, f'strconv.ParseUint: parsing "{version}": invalid syntax', reason="")  # as the real server does
+        if kind.custom and version == "0":
+            raise errors.invalid(kind.plural, kind.group, call.name, [Cause("metadata.resourceVersion", "Invalid value: 0: must be specified for an update")])
+        if version not in ("0", old["metadata"]["resourceVersion"]):
             raise errors.conflict(kind.plural, kind.group, call.name)
         if meta.get("uid") not in (None, "", old["metadata"]["uid"]) and call.request.method == "PUT":
             raise errors.conflict(kind.plural, kind.group, call.name, f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {old['metadata']['uid']}")
@@ -150,13 +154,21 @@ class Writes:
         old = self._resources.get(kind, object_namespace(call), call.name)
         current = in_call_version(call, self._resources.get(kind, object_namespace(call), call.name))  # a copy of its own: patching may share parts with it
         obj = {JSON_PATCH: patches.json_patch, MERGE_PATCH: patches.merge_patch, STRATEGIC_PATCH: patches.strategic_patch}[type_](current, patch)
-        meta = self._metadata(kind, obj)
-        self._check_type(call, obj)
-        if meta.get("name") != call.name:
-            raise errors.ApiError(400, f"the name of the object ({meta.get('name', '')}) does not match the name on the URL ({call.name})")
-        if meta.get("namespace", "") != object_namespace(call):
-            raise errors.ApiError(400, "the namespace of the provided object does not match the namespace sent on the request")
-        warnings = self._prune(kind, obj, options, patch=_go_map(patch) if type_ == STRATEGIC_PATCH else orjson.dumps(obj).decode())
+        quoted = _go_map(patch) if type_ == STRATEGIC_PATCH else orjson.dumps(obj).decode()
+        if type_ == STRATEGIC_PATCH:  # which is laid over a typed object: what it says of its type is not looked at
+            obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
+        try:
+            self._check_patched_type(call, obj)
+            meta = self._metadata(kind, obj)
+            if not meta.get("name"):
+                raise errors.ApiError(400, f"the name of the object ({call.name} based on URL) was undeterminable: name must be provided")
+            if meta["name"] != call.name:
+                raise errors.ApiError(400, f"the name of the object ({meta['name']}) does not match the name on the URL ({call.name})")
+            if meta.get("namespace", "") != object_namespace(call):
+                raise errors.ApiError(400, "the namespace of the provided object does not match the namespace sent on the request")
+            warnings = self._prune(kind, obj, options, patch=quoted)
+        except errors.Undecodable as error:
+            raise _bad_patch(quoted, error.why) from error
         updated = self._update(call, old, obj, options)
         return answer(orjson.dumps(in_call_version(call, updated)), media=media, warnings=warnings)
 
@@ -170,10 +182,12 @@ class Writes:
         if not isinstance(applied, dict):
             raise errors.ApiError(400, "error decoding YAML: the patch is no object")
         self._check_type(call, applied)
+        empty: Object = {key: {} for key in ("labels", "annotations") if isinstance(applied.get("metadata"), dict) and applied["metadata"].get(key) == {}}
         meta = self._metadata(kind, applied)
         if meta.get("managedFields"):
             raise errors.ApiError(400, "metadata.managedFields must be nil")
         warnings = self._prune(kind, applied, options)
+        meta.update(empty)  # no object keeps an empty map, but who applies one owns it, and whoever else applies it meets a conflict
         live = self._resources.find(kind, object_namespace(call), call.name)
         if live is None and call.subresource:
             raise errors.not_found(kind.plural, kind.group, call.name)
@@ -184,7 +198,7 @@ class Writes:
         elif meta.get("uid") not in (None, "", live["metadata"]["uid"]):
             raise errors.conflict(kind.plural, kind.group, call.name, f"uid mismatch: the provided object specified uid {meta['uid']}, and no existing object was found")
         obj = apply.apply(kind, live, applied, options.manager, options.force, self._clock.timestamp(), call.subresource)
-        meta = obj["metadata"]
+        meta = self._metadata(kind, obj)
         if meta.get("name") != call.name:
             raise errors.ApiError(400, f"the name of the object ({meta.get('name', '')}) does not match the name on the URL ({call.name})")
         if live is None:
@@ -296,13 +310,24 @@ class Writes:
                 raise errors.ApiError(400, f"the API version in the data ({said_version}) does not match the expected API version ({call.api_version})")
         obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
 
+    def _check_patched_type(self, call: Call, obj: Object) -> None:
+        """As _check_type, for what a patch made."""
+        kind = call.kind
+        assert kind is not None
+        said_kind, said_version = obj.get("kind"), obj.get("apiVersion")
+        if kind.custom and not (said_kind and said_version):
+            raise errors.Undecodable(kind.kind, kind.version, f"Object '{'apiVersion' if said_kind else 'Kind'}' is missing in '{orjson.dumps(obj).decode()}'")
+        if not kind.custom and (said_kind or kind.kind, said_version or call.api_version) != (kind.kind, call.api_version):
+            raise errors.Undecodable(kind.kind, kind.version, f'no kind "{said_kind}" is registered for version "{said_version}" in scheme "pkg/runtime/scheme.go:111"')
+        self._check_type(call, obj)
+
     def _metadata(self, kind: Kind, obj: Object) -> Object:
         meta = obj.get("metadata")
         if meta is None:
             meta = obj["metadata"] = {}
-        why = metadata.decode_error(meta) if isinstance(meta, dict) else "json: cannot unmarshal into Go struct field .metadata of type v1.ObjectMeta"
+        why = metadata.decode_error(meta) if isinstance(meta, dict) else f"json: cannot unmarshal {go_type(meta)} into Go {'value' if kind.custom else f'struct field {kind.kind}.metadata'} of type v1.ObjectMeta"
         if why:
-            raise errors.ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {why}')
+            raise errors.Undecodable(kind.kind, kind.version, why)
         found: Object = meta
         return found
 
@@ -314,7 +339,7 @@ class Writes:
         if options.field_validation == "Strict":
             text = f"strict decoding error: {', '.join(unknown)}"
             if patch:
-                raise errors.invalid("", "", "", [Cause("patch", f"Invalid value: {orjson.dumps(patch).decode()}: {text}")])
+                raise _bad_patch(patch, text)
             raise errors.ApiError(400, f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: {text}')
         return unknown
 
@@ -355,6 +380,11 @@ class Writes:
         apply.track_update(kind, old, new, options.manager, "Update", self._clock.timestamp(), call.subresource)
 
 
+def _bad_patch(patch: str, why: str) -> errors.ApiError:
+    """422 for a patch whose result is none of its kind."""
+    return errors.invalid("", "", "", [Cause("patch", f"Invalid value: {orjson.dumps(patch).decode()}: {why}")])
+
+
 def _go_map(value: Any) -> str:
     """As Go prints a decoded JSON value with %+v: map[a:1 b:[x y]]."""
     if isinstance(value, dict):
@@ -369,7 +399,9 @@ def in_call_version(call: Call, obj: Object) -> Object:
 
 
 def method_not_supported(call: Call) -> errors.ApiError:
-    """405."""
+    """405. What is built in does not name the resource."""
+    if call.kind is not None and not call.kind.custom:
+        return errors.ApiError(405, "the server does not allow this method on the requested resource", details={})
     return errors.ApiError(405, f'{call.verb} is not supported on resources of kind "{errors.qualified(call.plural, call.group)}"', details=errors.details(call.group, call.plural))
 
 

@@ -28,8 +28,6 @@ Object = dict[str, Any]
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
-JSON_PATCH = "application/json-patch+json"
-APPLY_PATCH = "application/apply-patch+yaml"
 
 CONNECT_TIMEOUT_WALL_SECONDS = 10.0
 # An API server gives up after 60 s, and says so: wait for that.

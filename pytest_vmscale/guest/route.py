@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..cluster.access import ClusterError, JumpHost
-from ..cluster.requests import Cluster, resource_path
+from ..cluster.requests import Cluster, network_reason, resource_path
 
 if TYPE_CHECKING:
     import aiohttp
 
 PORT_FORWARD_PROTOCOL = "plain.kubevirt.io"
+OPEN_WALL_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Route(Protocol):
     needs_address: bool
     name: str
 
+    async def open(self) -> None:
+        """Before anything is measured: ClusterError if the way itself is closed. A way that is not there is no guest that is not up."""
+        ...
+
     async def connect(self, target: Target) -> Connection:
         """OSError if the guest does not accept it. The caller sets the timeout."""
         ...
@@ -55,6 +60,9 @@ class DirectRoute:
 
     needs_address = True
     name = "direct"
+
+    async def open(self) -> None:
+        pass
 
     async def connect(self, target: Target) -> Connection:
         # A raw socket: half the cost of asyncio's streams, and there are thousands of probes in flight.
@@ -77,11 +85,18 @@ class JumpHostRoute:
 
     needs_address = True
 
-    def __init__(self, jump: JumpHost, *, known_hosts: str | None = None) -> None:
+    def __init__(self, jump: JumpHost) -> None:
         self.name = f"jump host {jump.host}"
-        self._jump, self._known_hosts = jump, known_hosts
+        self._jump = jump
         self._connection: Any = None
         self._connecting = asyncio.Lock()
+
+    async def open(self) -> None:
+        try:
+            async with asyncio.timeout(OPEN_WALL_SECONDS):
+                await self._jump_connection()
+        except (OSError, ValueError) as error:  # ValueError: a key that asyncssh cannot read
+            raise ClusterError(f"{self.name} cannot be reached: {network_reason(error)}") from error
 
     async def connect(self, target: Target) -> Connection:
         import asyncssh
@@ -107,7 +122,7 @@ class JumpHostRoute:
                         self._jump.port,
                         username=self._jump.user,
                         client_keys=keys,
-                        known_hosts=self._known_hosts,
+                        known_hosts=None,  # its host key is not checked, as the guests' are not
                         config=None,
                     )
                 except asyncssh.PermissionDenied as error:
@@ -131,6 +146,9 @@ class PortForwardRoute:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+
+    async def open(self) -> None:
+        pass
 
     async def connect(self, target: Target) -> Connection:
         import aiohttp

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fixtures.fleets import HowFar
 from pytest_vmscale.fleets import namespaces, plan_fleet, plan_guests
 
 
@@ -30,3 +31,14 @@ def test_every_fleet_has_exactly_its_mix(rhel, fedora, per_namespace):
     assert fleet.os_mix == {"rhel": rhel, "fedora": fedora}
     assert set(fleet.namespaces) == set(namespaces(wanted))
     assert replace(fleet, guests=()).guests == ()
+
+
+def test_how_far_provisioning_is_gets_a_line_every_ten_seconds(monkeypatch):
+    now, said = [100.0], []
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    far = HowFar(said.append)
+    for second in range(25):
+        now[0] = 100.0 + second
+        far("provisioned", second, 30)
+        far.tick()
+    assert said == ["vmscale: 10 of 30 provisioned", "vmscale: 20 of 30 provisioned"]

@@ -312,3 +312,15 @@ def test_open_files_are_raised_as_far_as_they_go() -> None:
         assert allow_open_files(hard + 1) == hard
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_jump_host_that_is_not_there_is_no_guest_that_is_not_up(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: refused
+        closed = JumpHost("127.0.0.1", taken.getsockname()[1], "core")
+        with pytest.raises(ClusterError, match="jump host 127.0.0.1 cannot be reached: Connection refused"):
+            asyncio.run(JumpHostRoute(closed).open())
+    broken = tmp_path / "key"
+    broken.write_text("no key")
+    with pytest.raises(ClusterError, match="jump host 127.0.0.1 cannot be reached"):
+        asyncio.run(JumpHostRoute(JumpHost("127.0.0.1", 1, "core", broken)).open())

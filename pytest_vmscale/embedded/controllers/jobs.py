@@ -28,7 +28,7 @@ class Jobs(Workload):
             ended = "Complete"
         if ended or spec.get("suspend"):
             for pod in active:
-                await self._delete_pod(obj, pod)
+                await self._delete_pod(obj, key_of(pod))
             active = []
         else:
             wanted = parallel if completions is None and not succeeded else min(parallel, max(0, (completions or 0) - succeeded))
@@ -37,7 +37,7 @@ class Jobs(Workload):
             for _ in range(wanted - len(active)):
                 await self._create_pod(obj, spec["template"], {"job-name": obj["metadata"]["name"], "controller-uid": obj["metadata"]["uid"]})
             for pod in active[wanted:]:
-                await self._delete_pod(obj, pod)
+                await self._delete_pod(obj, key_of(pod))
             active = [pod for pod in self._children.of(obj) if is_active(pod)]
         self._report(obj, len(active), succeeded, failed, ended)
 

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from ..api.store import Change, Object
-from .common import Cluster, decoded, node_selector_matches, untolerated
+from .common import Cluster, decoded, key_of, node_selector_matches, untolerated
 from .disruption import share
 from .pods import is_finished, is_ready
 from .workloads import Workload, available_in, is_active, template_hash
@@ -71,7 +71,7 @@ class DaemonSets(Workload):
             for name, found in pods.items():
                 for pod in found:
                     if name not in wanted or is_finished(pod):
-                        await self._delete_pod(obj, pod)
+                        await self._delete_pod(obj, key_of(pod))
             await self._roll(obj, revision, [found[0] for name, found in pods.items() if name in wanted], len(wanted))
         self._report(obj, revision, wanted)
 
@@ -99,7 +99,7 @@ class DaemonSets(Workload):
         for pod in pods:
             if label(pod, REVISION_LABEL) != revision and (not is_ready(pod) or unavailable < most):
                 unavailable += is_ready(pod)
-                await self._delete_pod(obj, pod)
+                await self._delete_pod(obj, key_of(pod))
 
     def _report(self, obj: Object, revision: str, wanted: set[str]) -> None:
         pods = [pod for pod in self._children.of(obj) if is_active(pod)]
@@ -132,12 +132,12 @@ class StatefulSets(Workload):
             if pod is None:
                 await self._create(obj, revision, ordinal)
             elif is_finished(pod) and "deletionTimestamp" not in pod["metadata"]:
-                await self._delete_pod(obj, pod)
+                await self._delete_pod(obj, key_of(pod))
             if not parallel and (pod is None or not is_ready(pod) or "deletionTimestamp" in pod["metadata"]):
                 return
         for ordinal in sorted((each for each in pods if each >= wanted), reverse=True):
             if "deletionTimestamp" not in pods[ordinal]["metadata"]:
-                await self._delete_pod(obj, pods[ordinal])
+                await self._delete_pod(obj, key_of(pods[ordinal]))
             if not parallel:
                 return
         if (obj["spec"].get("updateStrategy") or {}).get("type", "RollingUpdate") != "RollingUpdate":
@@ -147,7 +147,7 @@ class StatefulSets(Workload):
             if not is_ready(pods[ordinal]) or "deletionTimestamp" in pods[ordinal]["metadata"]:
                 return  # the one before is not back yet
             if label(pods[ordinal], REVISION_LABEL) != revision:
-                await self._delete_pod(obj, pods[ordinal])
+                await self._delete_pod(obj, key_of(pods[ordinal]))
                 return
 
     async def _create(self, obj: Object, revision: str, ordinal: int) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from ..api.resources import SUFFIX_LETTERS
+from ..api.resources import SUFFIX_LETTERS, Resources
 from ..api.store import Change, Key, Object
 from ..clock import SimClock
 from ..queue import TokenBucket, Workers
-from .common import Children, Cluster, PodsByLabel, condition, controller_of, decoded, key_of, owner_reference
+from .common import Children, Cluster, condition, controller_of, decoded, key_of, owner_reference, selects
 from .events import Recorder
 from .pods import complete, from_template, is_finished, is_ready
 
@@ -32,9 +33,14 @@ def available_in(pod: Object, min_ready_seconds: float, clock: SimClock) -> floa
     if not is_ready(pod):
         return None
     found = condition(pod["status"]["conditions"], "Ready")
-    if not min_ready_seconds or found is None:
+    return ready_long_enough_in((found or {}).get("lastTransitionTime"), min_ready_seconds, clock)
+
+
+def ready_long_enough_in(ready_since: str | None, min_ready_seconds: float, clock: SimClock) -> float:
+    """Seconds until a pod that is ready since this timestamp counts as available."""
+    if not min_ready_seconds:
         return 0.0
-    since = clock.parse(found["lastTransitionTime"]) if found.get("lastTransitionTime") else clock.now()
+    since = clock.parse(ready_since) if ready_since else clock.now()
     return max(0.0, since + min_ready_seconds - clock.now())
 
 
@@ -94,11 +100,11 @@ class Workload:
         self._events.event(owner, "Normal", "SuccessfulCreate", f"Created pod: {created['metadata']['name']}", self.component)
         return created
 
-    async def _delete_pod(self, owner: Object, pod: Object) -> None:
+    async def _delete_pod(self, owner: Object, key: Key) -> None:
         await self._tokens.take()
-        if self._resources.find(self._child_kind, *key_of(pod)):
-            self._resources.delete(self._child_kind, *key_of(pod))
-            self._events.event(owner, "Normal", "SuccessfulDelete", f"Deleted pod: {pod['metadata']['name']}", self.component)
+        if self._resources.find(self._child_kind, *key):
+            self._resources.delete(self._child_kind, *key)
+            self._events.event(owner, "Normal", "SuccessfulDelete", f"Deleted pod: {key[1]}", self.component)
 
     def _set_status(self, obj: Object, status: dict[str, Any]) -> None:
         """Replace the counts of the status, keeping its conditions unless the new one has some."""
@@ -109,6 +115,57 @@ class Workload:
         self._resources.modify(self._kind, *key_of(obj), change, subresource="status")
 
 
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """What a ReplicaSet wants to know of a pod, read once for each of the pod's revisions."""
+
+    active: bool
+    ready: bool
+    ready_since: str | None  # RFC 3339
+    bound: bool
+    running: bool
+    labels: dict[str, str]
+    created: str
+
+
+class OwnedPods:
+    """The pods of each owner, and those of none, as facts. Kept up to date by a watch: a set of two hundred pods
+    looks at all of them whenever one changes, and decoding them each time would be quadratic."""
+
+    def __init__(self, resources: Resources) -> None:
+        kind = resources.kind("pods")
+        self._of: dict[str, dict[Key, PodFacts]] = {}
+        self._owner: dict[Key, str] = {}
+        resources.watch(kind, self._changed)
+        for entry in resources.store.entries(kind):
+            self._add(entry.key, decoded(entry))
+
+    def of(self, owner: Object) -> dict[Key, PodFacts]:
+        return self._of.get(owner["metadata"]["uid"], {})
+
+    def orphans(self, namespace: str) -> list[tuple[Key, PodFacts]]:
+        return [(key, facts) for key, facts in self._of.get("", {}).items() if key[0] == namespace]
+
+    def _changed(self, change: Change) -> None:
+        if change.type == "DELETED":
+            self._of[self._owner.pop(change.key)].pop(change.key)
+        else:
+            self._add(change.key, decoded(change.new))
+
+    def _add(self, key: Key, pod: Object) -> None:
+        owner = controller_of(pod)
+        uid = owner["uid"] if owner else ""
+        before = self._owner.get(key)
+        if before is not None and before != uid:
+            self._of[before].pop(key)
+        ready = is_ready(pod)
+        found = condition(pod["status"]["conditions"], "Ready") if ready else None
+        self._owner[key] = uid
+        self._of.setdefault(uid, {})[key] = PodFacts(
+            is_active(pod), ready, (found or {}).get("lastTransitionTime"), bool(pod["spec"].get("nodeName")), pod.get("status", {}).get("phase") == "Running",
+            pod["metadata"].get("labels") or {}, pod["metadata"]["creationTimestamp"])
+
+
 class ReplicaSets(Workload):
     """Creates and deletes pods until the count is right, and adopts those that match and have no owner."""
 
@@ -116,39 +173,43 @@ class ReplicaSets(Workload):
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
-        self._by_label = PodsByLabel(self._resources)
+        self._pods = OwnedPods(self._resources)
 
     async def reconcile(self, obj: Object) -> None:
         if "deletionTimestamp" not in obj["metadata"]:
             self._adopt(obj)
-            pods = [pod for pod in self._children.of(obj) if is_active(pod)]
+            pods = self._active(obj)
             wanted = int(obj["spec"].get("replicas", 1))
             for _ in range(wanted - len(pods)):
                 await self._create_pod(obj, obj["spec"]["template"])
             if len(pods) > wanted:
-                for pod in sorted(pods, key=self._worth)[: len(pods) - wanted]:
-                    await self._delete_pod(obj, pod)
+                for key, _ in sorted(pods, key=self._worth)[: len(pods) - wanted]:
+                    await self._delete_pod(obj, key)
         self._report(obj)
+
+    def _active(self, obj: Object) -> list[tuple[Key, PodFacts]]:
+        return [(key, facts) for key, facts in self._pods.of(obj).items() if facts.active]
 
     def _adopt(self, obj: Object) -> None:
         reference = owner_reference(self._kind, obj)
-        for pod in self._by_label.matching(obj["metadata"]["namespace"], obj["spec"]["selector"]):
-            if controller_of(pod) is None and is_active(pod):
-                self._resources.modify(self._child_kind, *key_of(pod), lambda pod: pod["metadata"].setdefault("ownerReferences", []).append(reference))
+        for key, facts in self._pods.orphans(obj["metadata"]["namespace"]):
+            if facts.active and selects(obj["spec"]["selector"], facts.labels):
+                self._resources.modify(self._child_kind, *key, lambda pod: pod["metadata"].setdefault("ownerReferences", []).append(reference))
 
-    def _worth(self, pod: Object) -> tuple[bool, bool, bool, float]:
+    def _worth(self, pod: tuple[Key, PodFacts]) -> tuple[bool, bool, bool, float, Key]:
         """What goes first: unassigned, then pending, then unready pods, then the youngest."""
-        age = self._clock.now() - self._clock.parse(pod["metadata"]["creationTimestamp"])
-        return bool(pod["spec"].get("nodeName")), pod["status"].get("phase") == "Running", is_ready(pod), age
+        key, facts = pod
+        return facts.bound, facts.running, facts.ready, self._clock.now() - self._clock.parse(facts.created), key
 
     def _report(self, obj: Object) -> None:
-        pods = [pod for pod in self._children.of(obj) if is_active(pod)]
-        seconds = [available_in(pod, obj["spec"].get("minReadySeconds", 0), self._clock) for pod in pods]
+        pods = [facts for _, facts in self._active(obj)]
+        minimum = obj["spec"].get("minReadySeconds", 0)
+        seconds = [ready_long_enough_in(facts.ready_since, minimum, self._clock) for facts in pods if facts.ready]
         wait = [each for each in seconds if each]
         if wait:
             self._workers.queue.add_after(key_of(obj), min(wait) + 1)
         labels = (obj["spec"]["template"].get("metadata") or {}).get("labels") or {}
-        counts = {"fullyLabeledReplicas": sum((pod["metadata"].get("labels") or {}).items() >= labels.items() for pod in pods),
-                  "readyReplicas": sum(each is not None for each in seconds), "availableReplicas": sum(each == 0 for each in seconds)}
+        counts = {"fullyLabeledReplicas": sum(facts.labels.items() >= labels.items() for facts in pods),
+                  "readyReplicas": len(seconds), "availableReplicas": sum(each == 0 for each in seconds)}
         self._set_status(obj, {"replicas": len(pods), **{name: count for name, count in counts.items() if count},
                                "observedGeneration": obj["metadata"]["generation"]})

@@ -54,6 +54,8 @@ class Kubectl:
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     given = os.environ.get("VMSCALE_CONTRACT_KUBECONFIG")
     if given:
+        if not Kubectl(given).json("nodes")["items"]:
+            pytest.skip("that server has no nodes")
         yield given
         return
     folder: Path = tmp_path_factory.mktemp("cluster")

@@ -77,7 +77,8 @@ def test_explain(kubectl: Kubectl) -> None:
 
 
 def managers(obj: Any) -> set[tuple[str, str]]:
-    return {(entry["manager"], entry["operation"]) for entry in obj["metadata"]["managedFields"]}
+    """Who owns what, the status left out: where there are controllers, that is theirs."""
+    return {(entry["manager"], entry["operation"]) for entry in obj["metadata"]["managedFields"] if "subresource" not in entry}
 
 
 def test_apply_moves_to_the_server(kubectl: Kubectl) -> None:

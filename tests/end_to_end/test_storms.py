@@ -282,9 +282,11 @@ def test_a_fleet_that_is_kept_on_a_cluster_started_by_hand_is_used_again(scale, 
         assert removed.returncode == 0, removed.stderr
         refused = Path(kubeconfig).read_text().replace("token: ", "token: not-")
         (tmp_path / "refused").write_text(refused)
-        unknown = scale("--vms", "4", "--kubeconfig", str(tmp_path / "refused"), "--run-id", "unknown")
+        unknown = scale("--vms", "4", "--kubeconfig", str(tmp_path / "refused"), "--run-id", "unknown", "--alluredir=unfit")
         assert unknown.code == 10 and "does not accept the credentials of context 'embedded'" in unknown.out
         assert unknown.out.count("ERROR at setup") == 1
+        (told,) = (json.loads(path.read_text())["statusDetails"]["message"] for path in Path("unfit").glob("*-result.json"))
+        assert "ClusterUnfit" in told  # by which Allure's categories know it
         third = scale("--vms", "4", "--reuse-fleet", "first", "--run-id", "third", "--kubeconfig", kubeconfig)
         assert third.code == 10 and "has no fleet" in third.out
     finally:

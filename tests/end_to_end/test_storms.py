@@ -216,7 +216,7 @@ def test_an_interruption_before_anything_is_measured_has_a_verdict_too(here):
 
 
 def test_a_second_interruption_ends_the_removal_and_says_so(here):
-    process = start("--vms", "100", "--run-id", "r1")
+    process = start("--vms", "60", "--run-id", "r1", "--sim-provision-speed", "20")  # a removal that lasts long enough to be interrupted
     wait_for(here / "truth.jsonl", process, "guest-ssh-ready")
     process.send_signal(signal.SIGINT)
     assert process.stdout is not None

@@ -47,7 +47,6 @@ class GuestImage(_Strict):
     cpu: Quantity = "1"
     memory: Quantity = "4G"
     family: Literal["linux", "windows"] = "linux"
-    run_strategy: Literal["Halted"] = "Halted"
     eviction_strategy: Literal["None", "LiveMigrate", "LiveMigrateIfPossible", "External"] = "LiveMigrate"
     network: NamespacedName | Literal["pod"] = "pod"
     termination_grace_period_seconds: Annotated[int, Field(ge=0)] = 60

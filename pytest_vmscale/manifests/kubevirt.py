@@ -53,7 +53,7 @@ def virtual_machine(
         disks.append({"name": "cloudinitdisk", "disk": {"bus": "virtio"}})
         volumes.append({"name": "cloudinitdisk", "cloudInitNoCloud": {"userData": cloud_config(ssh_user, public_key)}})
     spec: Manifest = {
-        "runStrategy": image.run_strategy,
+        "runStrategy": "Halted",
         "template": {
             "metadata": {"labels": {**labels, "kubevirt.io/vm": guest.name}},
             "spec": {

@@ -73,6 +73,14 @@ def test_options_that_make_no_sense(api: Api, body: dict[str, Any]) -> None:
     assert api.get(f"{api.vms}/a").code == 200
 
 
+@pytest.mark.parametrize("wrong", [{"propagationPolicy": ["Orphan"]}, {"dryRun": "All"}, {"gracePeriodSeconds": "5"}, {"orphanDependents": "true"}, {"preconditions": []}])
+def test_options_of_another_type(api: Api, wrong: dict[str, Any]) -> None:
+    api.post(api.vms, vm("a"))
+    reply = api.delete(f"{api.vms}/a", {**OPTIONS, **wrong})
+    assert (reply.code, f"DeleteOptions.{next(iter(wrong))} of type" in reply.json["message"]) == (400, True)
+    assert api.get(f"{api.vms}/a").code == 200
+
+
 def test_a_collection(api: Api) -> None:
     for name, label in (("a", "x"), ("b", "y"), ("c", "x")):
         api.post(api.vms, vm(name, t=label))

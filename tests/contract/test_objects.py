@@ -65,6 +65,7 @@ def test_media_types(api: Api) -> None:
     ({"kind": "Other"}, 422, "kind: Invalid value: \"Other\": must be VirtualMachine"),
     ({"metadata": {"name": "a", "namespace": "default"}}, 400, "the namespace of the provided object does not match the namespace sent on the request"),
     ({"metadata": {"name": "Bad_Name"}}, 422, "a lowercase RFC 1123 subdomain must consist of"),
+    ({"kind": ["VirtualMachine"]}, 400, "json: cannot unmarshal array into Go struct field .kind of type string"),
     ({"metadata": {}}, 422, "metadata.name: Required value: name or generateName is required"),
     ({"metadata": {"name": "a", "labels": {"a": "b c"}}}, 422, "a valid label must be an empty string or consist of"),
     ({"metadata": {"name": "a", "labels": {"a": 1}}}, 400, "json: cannot unmarshal number"),
@@ -76,6 +77,10 @@ def test_objects_that_are_refused(api: Api, change: dict[str, object], code: int
     assert reply.code == code
     assert words in reply.json["message"]
     assert api.get(f"{api.vms}/a").code == 404
+
+
+def test_a_refusal_is_in_the_form_that_was_asked_for(api: Api) -> None:
+    assert api.get(f"{api.vms}/nope", accept="application/yaml").text.startswith("apiVersion: v1\ncode: 404\n")
 
 
 def test_unknown_fields(api: Api) -> None:

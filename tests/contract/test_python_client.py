@@ -67,9 +67,17 @@ def test_a_typed_object_from_creation_to_deletion(api: Api, python: Any, noun: s
     assert call("read", "x", api.namespace).metadata.uid == created.metadata.uid
     assert [each.metadata.name for each in call("list", api.namespace, label_selector="app=a").items] == ["x"]
     assert call("patch", "x", api.namespace, {"metadata": {"annotations": {"n": "1"}}}).metadata.annotations["n"] == "1"
+    def replaced() -> bool:
+        current = call("read", "x", api.namespace)
+        current.metadata.annotations["n"] = "2"
+        try:
+            return bool(call("replace", "x", api.namespace, current).metadata.annotations["n"] == "2")
+        except ApiException as error:
+            assert error.status == 409  # a controller was faster
+            return False
+
+    until(replaced)
     current = call("read", "x", api.namespace)
-    current.metadata.annotations["n"] = "2"
-    assert call("replace", "x", api.namespace, current).metadata.annotations["n"] == "2"
     current.metadata.resource_version = created.metadata.resource_version
     with pytest.raises(ApiException) as stale:
         call("replace", "x", api.namespace, current)

@@ -80,6 +80,10 @@ def parse_object(body: bytes, media: str, expected: str) -> Object:
     if not isinstance(obj, dict):
         raise errors.ApiError(400, f"the object provided is unrecognized (must be of type {expected}): couldn't get version/kind; json parse error: "
                                    f"json: cannot unmarshal {go_type(obj)} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }} ({summary(body)})")
+    for key in ("apiVersion", "kind"):
+        if not isinstance(obj.get(key) or "", str):
+            raise errors.ApiError(400, f"the object provided is unrecognized (must be of type {expected}): couldn't get version/kind; json parse error: "
+                                       f"json: cannot unmarshal {go_type(obj[key])} into Go struct field .{key} of type string ({summary(body)})")
     if not isinstance(obj.get("metadata") or {}, dict):
         raise errors.ApiError(400, f"{obj.get('kind') or expected} in version \"{str(obj.get('apiVersion', '')).rpartition('/')[2]}\" cannot be handled as a {expected}: json: cannot unmarshal "
                                    f"{go_type(obj['metadata'])} into Go struct field .metadata of type v1.ObjectMeta")

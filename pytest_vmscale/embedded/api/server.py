@@ -20,7 +20,7 @@ from .discovery import AGGREGATED_V2, Discovery
 from .kinds import Kind
 from .openapi import documents
 from .reads import Reads
-from .representations import JSON, LIMIT_BYTES, answer, answer_object
+from .representations import JSON, LIMIT_BYTES, accepted, answer, answer_object
 from .resources import Resources
 from .reviews import Reviews, authenticated
 from .scale import Scales
@@ -149,7 +149,7 @@ class ApiServer:
         try:
             return await self._dispatch(request)
         except errors.ApiError as error:
-            return answer_object(error.status, error.code, headers=error.headers)
+            return answer_object(error.status, error.code, media=_media(request), headers=error.headers)
         except (asyncio.CancelledError, ConnectionError):
             raise
         except web.HTTPRequestEntityTooLarge:
@@ -211,10 +211,8 @@ class ApiServer:
             return await (self._writes.delete(call) if call.name else self._writes.delete_collection(call))
         if method == "PUT":
             return await self._writes.update(call)
-        if method == "PATCH" and call.name:
+        if method == "PATCH" and (call.name or kind.custom):
             return await self._writes.patch(call)
-        if method == "PATCH" and kind.custom:
-            raise errors.ApiError(400, "name must be provided")
         if method == "POST" and (kind.custom or not call.name):  # a custom resource's name in the path is not looked at
             return await self._writes.create(call)
         raise method_not_supported(call)
@@ -322,6 +320,14 @@ class ApiServer:
         elif parts[0] == "apis" and len(parts) == 3:
             found = discovery.group_version(parts[1], parts[2])
         return self._not_served(path) if found is None else answer_object(found)
+
+
+def _media(request: web.Request) -> str:
+    """What a refusal is written in: as the client asked, if that can be."""
+    try:
+        return accepted(request.headers.get("Accept", ""))[1]
+    except errors.ApiError:
+        return JSON
 
 
 def _wants_aggregated(accept: str) -> bool:

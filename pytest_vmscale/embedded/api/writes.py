@@ -32,6 +32,9 @@ RETURN_DELETED = {"pods", "persistentvolumes", "persistentvolumeclaims", "servic
 # Reasons after which a custom resource's remaining rules (CEL) are not checked, and the server says so.
 BLOCKING = {"FieldValueRequired", "FieldValueTypeInvalid", "FieldValueNotSupported", "FieldValueTooLong", "FieldValueTooMany"}
 UNCHECKED = Cause("<nil>", "Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation")
+DELETE_OPTIONS: dict[str, tuple[type, str]] = {
+    "propagationPolicy": (str, "v1.DeletionPropagation"), "dryRun": (list, "[]string"), "gracePeriodSeconds": (int, "int64"), "orphanDependents": (bool, "bool"),
+    "preconditions": (dict, "v1.Preconditions")}
 POLICIES = ("Background", "Foreground", "Orphan")
 
 Admission = Callable[[Object, Object | None], None]
@@ -143,6 +146,8 @@ class Writes:
         types = (JSON_PATCH, MERGE_PATCH, *(() if kind.custom else (STRATEGIC_PATCH,)), APPLY_PATCH)
         if type_ not in types:
             raise errors.ApiError(415, f"the body of the request was in an unknown format - accepted media types include: {', '.join(types)}")
+        if not call.name:
+            raise errors.ApiError(400, "name must be provided")
         options = write_options(call, "PatchOptions", apply=type_ == APPLY_PATCH)
         body = await read_body(call.request)
         if type_ == APPLY_PATCH:
@@ -259,6 +264,9 @@ class Writes:
         found: Object = parse_object(body, media_type(call.request) or JSON, "DeleteOptions") if body.strip() else {}
         if found.get("kind", "DeleteOptions") not in ("DeleteOptions", ""):
             raise errors.ApiError(400, f"{found['kind']} in version \"{str(found.get('apiVersion', '')).rpartition('/')[2]}\" cannot be handled as a DeleteOptions: unexpected kind")
+        for key, (type_, go_name) in DELETE_OPTIONS.items():
+            if found.get(key) is not None and (not isinstance(found[key], type_) or (type_ is int and isinstance(found[key], bool))):
+                raise errors.ApiError(400, f"json: cannot unmarshal {go_type(found[key])} into Go struct field DeleteOptions.{key} of type {go_name}")
         query = call.query
         if not body.strip():
             found = {key: query[key] for key in ("propagationPolicy", "gracePeriodSeconds", "orphanDependents", "dryRun") if query.get(key)}
@@ -277,8 +285,6 @@ class Writes:
         if grace is not None and abs(grace) > MOST >> 1:
             raise errors.ApiError(400, f'strconv.ParseInt: parsing "{grace}": value out of range')
         conditions = found.get("preconditions") or {}
-        if not isinstance(conditions, dict):
-            raise errors.ApiError(400, 'DeleteOptions in version "v1" cannot be handled as a DeleteOptions: json: cannot unmarshal preconditions')
         return {"policy": policy, "grace_seconds": grace, "uid": conditions.get("uid"), "resource_version": conditions.get("resourceVersion"), "dry_run": dry_run}
 
     # The checks.

@@ -197,7 +197,8 @@ class Run:
             own = [each for each in self.objectives if each.scope == f"{measurement.size} VMs"]
             files.finish(measurement, own, self._cleanup_state())
         if self.cleanup and self.cleanup.get("status") == "Failed":
-            told = self.cleanup.get("why") or f"Clean-up left {len(self.cleanup['left'])} objects behind"
+            left = self.cleanup.get("left") or ()
+            told = self.cleanup.get("why") or f"Clean-up left {len(left)} object{'' if len(left) == 1 else 's'} behind"
             self.troubles.append(f"{told}: vmscale cleanup --run-id {self.settings.run_id} removes what is left.")
         final = replace(verdict(self.objectives, self.troubles, self.unfit, self.failures), interrupted=interrupted)
         charts = self._charts()

@@ -137,7 +137,7 @@ def verdict(
     measured does not get better by what was not."""
     everything = tuple(objectives)
     if unfit:
-        return Verdict(Ruling.UNFIT, tuple(unfit), everything)
+        return Verdict(Ruling.UNFIT, (*unfit, *troubles), everything)
     broken = [*(_sentence(each) for each in everything if each.outcome is Outcome.FAIL), *failures]
     doubts = [*troubles, *_doubts(each for each in everything if each.outcome is Outcome.INCONCLUSIVE)]
     if broken:

@@ -241,6 +241,10 @@ def test_verdicts(outcomes: list[str], troubles: list[str], unfit: list[str], ru
     assert given_verdict.why and all(given_verdict.why)
 
 
+def test_trouble_is_told_also_of_an_unfit_cluster() -> None:
+    assert verdict([], ["Clean-up left 1 object behind."], ["no KubeVirt"]).why == ("no KubeVirt", "Clean-up left 1 object behind.")
+
+
 # Profiles
 
 

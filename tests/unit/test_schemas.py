@@ -258,3 +258,15 @@ def test_objects_that_a_real_cluster_wrote_pass_unpruned() -> None:
                     assert SCHEMAS.validate(kind, obj) == [], path
                 seen += 1
     assert seen > 50
+
+
+def test_a_null_in_a_list_or_a_map_is_the_types_zero_value() -> None:
+    """As Go reads it. A null container once reached the defaulting, and was an internal error."""
+    pods = KINDS["pods"]
+    pod: dict[str, Any] = {"metadata": {"name": "p", "labels": {"a": None}}, "spec": {"containers": [None, {"name": "c", "image": "i", "args": [None], "ports": [None]}]}}
+    SCHEMAS.prune(pods, pod)
+    SCHEMAS.default(pods, pod)
+    assert pod["metadata"]["labels"] == {"a": ""}
+    assert pod["spec"]["containers"][1]["args"] == [""]
+    fields = [cause.field for cause in SCHEMAS.validate(pods, pod)]
+    assert "spec.containers[0].name" in fields and "spec.containers[1].ports[0].containerPort" in fields

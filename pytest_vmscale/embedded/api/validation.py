@@ -141,13 +141,12 @@ def _read(kind: Kind, node: Node, value: Any, path: str, unknown: list[str], str
     if type_ == "object":
         if node.values is not None:
             for key, item in value.items():
-                value[key] = _read(kind, node.values, "" if item is None else item, f"{path}.{key}", unknown, struct)
+                value[key] = _zero(node.values) if item is None else _read(kind, node.values, item, f"{path}.{key}", unknown, struct)
         else:
             _decode(kind, node, value, path, unknown, node.name or struct)
     elif type_ == "array" and node.items is not None:
         for index, item in enumerate(value):
-            if item is not None:
-                value[index] = _read(kind, node.items, item, f"{path}[{index}]", unknown, struct)
+            value[index] = _zero(node.items) if item is None else _read(kind, node.items, item, f"{path}[{index}]", unknown, struct)
     elif node.format == "quantity":
         try:
             return rules.canonical_quantity(str(value))
@@ -160,6 +159,13 @@ def _read(kind: Kind, node: Node, value: Any, path: str, unknown: list[str], str
             why = f'parsing time "{value}" as "2006-01-02T15:04:05Z07:00": cannot parse "{value}" as "2006"'
             raise Undecodable(kind.kind, kind.version, why) from None
     return value
+
+
+def _zero(node: Node) -> Any:
+    """What Go makes of a null in a list or a map: the type's zero value."""
+    if node.format == "quantity":
+        return "0"
+    return {"object": {}, "array": [], "boolean": False, "integer": 0, "number": 0, "string": "", "intOrString": 0}.get(node.type)
 
 
 def _canonical_time(text: str, *, micro: bool) -> str:

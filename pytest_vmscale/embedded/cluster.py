@@ -19,6 +19,7 @@ from .api.store import Store
 from .clock import SimClock
 from .controllers import KUBERNETES_CONTROLLERS
 from .controllers.cdi import DataVolumes
+from .controllers.disruption import Evictions
 from .controllers.kubevirt_admission import admit_vm
 from .controllers.kubevirt_client import Client
 from .controllers.kubevirt_handler import VirtHandlers
@@ -72,6 +73,7 @@ class Cluster:
         self.faults = Faults(self.clock, options.plan, options.seed)
         self.random = random.Random(options.seed)
         self.hosts = Hosts()
+        self.evictions = Evictions(self.resources, self.clock.timestamp)
         self.workers = options.workers
         self._tls = state.tls([HOST])
         self.ca_certificate = state.ca_certificate

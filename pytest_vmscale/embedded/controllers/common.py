@@ -27,6 +27,7 @@ class Cluster(Protocol):
     faults: Any
     random: Random
     hosts: Hosts
+    evictions: Any  # disruption.Evictions
     workers: int
     ca_certificate: str  # PEM, for kube-root-ca.crt
 

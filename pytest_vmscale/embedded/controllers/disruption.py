@@ -30,17 +30,17 @@ def share(amount: int | str, of: int) -> int:
 
 
 class Disruption:
-    """The disruption controller: how many pods of each budget may go. `evictions` serves the eviction subresource."""
+    """The disruption controller: how many pods of each budget may go."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._resources, self._clock = cluster.resources, cluster.clock
         self._budgets = self._resources.kind("poddisruptionbudgets")
         self._pods = PodsByLabel(self._resources)
-        self.evictions = Evictions(self._resources, self._clock.timestamp)
+        self._evictions: Evictions = cluster.evictions
         self._workers = Workers("disruption", self._clock, 1, self._reconcile)
 
     def serve(self, server: ApiServer) -> None:
-        server.add_subresource("", "v1", "pods", "eviction", {"POST"}, self.evictions.handle,
+        server.add_subresource("", "v1", "pods", "eviction", {"POST"}, self._evictions.handle,
                                discovery={"kind": "Eviction", "group": "policy", "version": "v1"})
 
     def start(self) -> None:
@@ -124,7 +124,8 @@ class Disruption:
 
 
 class Evictions:
-    """POST pods/NAME/eviction. Hooks are asked first, as validating webhooks are; a hook that refuses raises ApiError."""
+    """POST pods/NAME/eviction, and what a drain calls. Hooks are asked first, as validating webhooks are; a hook that refuses
+    raises ApiError."""
 
     def __init__(self, resources: Resources, timestamp: Callable[[], str]) -> None:
         self._resources, self._timestamp = resources, timestamp

@@ -6,6 +6,7 @@ from .clock import Clock
 from .cluster.access import load_access
 from .cluster.requests import Cluster
 from .cluster.runtime import Runtime
+from .model import LABEL_RUN
 from .procedures.fleet import Removal, remove
 
 DEADLINE_SECONDS = 4 * 3600.0
@@ -18,7 +19,7 @@ def remove_run(run_id: str, kubeconfig: str | None, context: str | None) -> Remo
 
     async def work() -> Removal:
         async with Cluster(access, clock) as cluster:
-            return await remove(cluster, run_id, clock, deadline_seconds=DEADLINE_SECONDS)
+            return await remove(cluster, f"{LABEL_RUN}={run_id}", clock, deadline_seconds=DEADLINE_SECONDS)
 
     with Runtime() as runtime:
         return runtime.run(work())

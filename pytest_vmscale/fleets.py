@@ -9,25 +9,24 @@ from .model import Fleet, Guest
 if TYPE_CHECKING:
     from .settings import Settings
 
-
-def namespaces(settings: Settings) -> list[str]:
-    count = -(-settings.largest // settings.vms_per_namespace)
-    return [f"vmscale-{settings.run_id}-{number}" for number in range(count)]
+MAIN = "main"
 
 
-def plan_guests(settings: Settings) -> tuple[Guest, ...]:
-    """The fleet's guests in order. The OSs are dealt evenly over the whole of it, so that the first n VMs of a
-    sweep have (as nearly as whole numbers allow) the same mix as all of them."""
-    spaces = namespaces(settings)
-    dealt = dict.fromkeys(settings.vm_mix, 0)
+def plan_fleet(settings: Settings, name: str, count: int, default_mix: str = "rhel=100") -> Fleet:
+    """A fleet's guests in order. The OSs (--vm-mix, or the scenario's default) are dealt evenly over the whole of it, so that
+    the first n VMs of a sweep have (as nearly as whole numbers allow) the same mix as all of them. Names of fleets beside the main
+    one are in the names of their namespaces: two fleets may be there at once."""
+    mix = settings.mix(count, default_mix)
+    dealt = dict.fromkeys(mix, 0)
     guests = []
-    for index in range(settings.largest):
+    for index in range(count):
         # The OS that lags furthest behind its share comes next.
-        name = max(dealt, key=lambda each: settings.vm_mix[each] * (index + 1) / settings.largest - dealt[each])
-        dealt[name] += 1
-        guests.append(Guest(spaces[index // settings.vms_per_namespace], f"{name}-{index:05d}", name, index))
-    return tuple(guests)
+        os = max(dealt, key=lambda each: mix[each] * (index + 1) / count - dealt[each])
+        dealt[os] += 1
+        space = f"{namespace_prefix(settings.run_id, name)}-{index // settings.vms_per_namespace}"
+        guests.append(Guest(space, f"{os}-{index:05d}", os, index))
+    return Fleet(settings.run_id, name, tuple(guests))
 
 
-def plan_fleet(settings: Settings, name: str = "main") -> Fleet:
-    return Fleet(settings.run_id, name, plan_guests(settings))
+def namespace_prefix(run_id: str, fleet: str) -> str:
+    return f"vmscale-{run_id}" if fleet == MAIN else f"vmscale-{run_id}-{fleet}"

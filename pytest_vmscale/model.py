@@ -6,7 +6,7 @@ import enum
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 LABEL_RUN = "vmscale.io/run-id"
 LABEL_FLEET = "vmscale.io/fleet"
@@ -77,14 +77,18 @@ class Status(enum.StrEnum):
     TIMED_OUT = "TimedOut"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
-    """What was measured of one VM. Seconds are cluster time from `requested_at`; None means not measured.
+    """What was measured of one VM, whatever the scenario; each scenario's own record adds to it.
 
-    requested_at: cluster seconds from the scenario's start to the stamp before this VM's request.
-    error_bound_seconds: how much earlier than measured the guest may have been up (time since the last
-    probe that failed, or since Running if the first one succeeded).
+    Seconds are cluster time from `requested_at`, which is in cluster seconds from the scenario's start to the stamp before
+    this VM's request. None means not measured.
     """
+
+    # The fields that statistics are made of, and the one of them that says how it ended: a VM that did not succeed is
+    # beyond the deadline there, whatever else was measured of it.
+    METRICS: ClassVar[tuple[str, ...]] = ()
+    OUTCOME: ClassVar[str] = ""
 
     namespace: str
     vm_name: str
@@ -94,6 +98,36 @@ class Record:
     node: str | None = None
     error: str | None = None
     last_phase: str | None = None
+    request_retries: tuple[str, ...] = ()  # why each earlier try of the request failed
+    timeline: tuple[Moment, ...] = ()
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status is Status.SUCCESS
+
+    def value(self, metric: str) -> float | None:
+        """A metric's value; None if it was not measured, or is the outcome of a VM that did not succeed."""
+        found: float | None = getattr(self, metric)
+        return None if metric == self.OUTCOME and not self.succeeded else found
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootRecord(Record):
+    """One VM of a boot storm.
+
+    error_bound_seconds: how much earlier than measured the guest may have been up (time since the last
+    probe that failed, or since Running if the first one succeeded).
+    """
+
+    METRICS = (
+        "time_to_vm_created_seconds",
+        "time_to_vmi_running_seconds",
+        "time_to_vmi_ready_seconds",
+        "time_to_guest_ip_seconds",
+        "time_to_ssh_seconds",
+    )
+    OUTCOME = "time_to_ssh_seconds"
+
     time_to_vm_created_seconds: float | None = None  # the VM's VMI exists
     time_to_vmi_running_seconds: float | None = None
     time_to_vmi_ready_seconds: float | None = None
@@ -101,14 +135,8 @@ class Record:
     time_to_ssh_seconds: float | None = None
     error_bound_seconds: float | None = None
     request_seconds: float | None = None  # from sending the start request to its answer
-    request_retries: tuple[str, ...] = ()  # why each earlier try of the request failed
     probes: int = 0
     probe_lag_seconds: float | None = None  # the most that one of its probes was late
-    timeline: tuple[Moment, ...] = ()
-
-    @property
-    def succeeded(self) -> bool:
-        return self.status is Status.SUCCESS
 
 
 @dataclass(frozen=True)
@@ -126,6 +154,8 @@ class Measurement:
     """What a procedure measured. It judges nothing, and reports nothing that it has no data for.
 
     parameters: what was asked for. details: further figures of the run (request counts, achieved rate, ...).
+    named: which point of a sweep this is, where its number of VMs does not tell ("800 VMs, bulks of 100").
+    time_rate: cluster seconds in a wall second while it was taken; 1 on a real cluster.
     complete: false if the run was interrupted; then `incomplete_reason` says by what.
     """
 
@@ -141,6 +171,17 @@ class Measurement:
     details: Mapping[str, Any] = field(default_factory=dict)
     complete: bool = True
     incomplete_reason: str | None = None
+    named: str = ""
+    time_rate: float = 1.0
+
+    @property
+    def scope(self) -> str:
+        """Which measurement of its scenario this is, in words; its objectives have the same."""
+        return self.named or f"{self.size} VMs"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return type(self.records[0]).METRICS if self.records else ()
 
     @property
     def size(self) -> int:
@@ -152,7 +193,7 @@ class Measurement:
 
     def sample(self, metric: str) -> Sample:
         """All records' values of a metric (a Record's field): those not measured are censored, not dropped."""
-        return Sample(getattr(record, metric) for record in self.records)
+        return Sample(record.value(metric) for record in self.records)
 
 
 class Sample:

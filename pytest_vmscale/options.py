@@ -24,7 +24,11 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("--kubeconfig", None, "kubeconfig of the cluster to test"),
     ("--context", None, "the kubeconfig's context to use (default: its current one)"),
     ("--vms", "100", "how many VMs, or a sweep: 100,500,1000"),
-    ("--vm-mix", "rhel=100", "VMs by OS: rhel=50,fedora=30,windows=20, in percent or as counts"),
+    (
+        "--vm-mix",
+        None,
+        "VMs by OS: rhel=50%,fedora=30%,windows=20%, in percent or as counts (default: as the scenario's reference, mostly rhel=100%)",
+    ),
     ("--vms-per-namespace", "100", "VMs in each namespace"),
     (
         "--vmscale-config",
@@ -42,7 +46,11 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("--results-dir", "vmscale-results", "results go to a folder of the run's id under this one"),
     ("--run-id", None, "name of the run (default: made from the time)"),
     ("--reuse-fleet", None, "use the fleet that the run of this id left with --keep"),
-    ("--sim-speed", "20", "embedded cluster: seconds of cluster time in a second"),
+    (
+        "--sim-speed",
+        None,
+        "embedded cluster: seconds of cluster time in a second, while something is measured (default: each scenario's own, 20 for a boot storm)",
+    ),
     ("--sim-provision-speed", "600", "embedded cluster: the same, while nothing is being measured"),
     ("--sim-workers", "100", "embedded cluster: worker nodes"),
     ("--sim-profile", "reference", "embedded cluster: name or file of the timing profile"),
@@ -177,7 +185,7 @@ def settings(config: pytest.Config) -> Settings:
         context=value(config, "--context") if kubeconfig else None,
         in_cluster=in_cluster,
         vms=vms,
-        vm_mix=s.parse_mix(value(config, "--vm-mix"), max(vms), site.known_guests()),
+        vm_mix=value(config, "--vm-mix"),
         vms_per_namespace=int(number("--vms-per-namespace", 1, whole=True)),
         site=site,
         site_file=site_file,
@@ -196,7 +204,7 @@ def settings(config: pytest.Config) -> Settings:
         inspect_on_failure=value(config, "--inspect-on-failure"),
         allow_disruptive=value(config, "--allow-disruptive"),
         simulation=s.Simulation(
-            speed=number("--sim-speed", 0.01, 10_000),
+            speed=None if value(config, "--sim-speed") is None else number("--sim-speed", 0.01, 10_000),
             provision_speed=number("--sim-provision-speed", 0.01, 10_000),
             workers=int(number("--sim-workers", 1, 1000, whole=True)),
             profile=value(config, "--sim-profile"),
@@ -204,6 +212,7 @@ def settings(config: pytest.Config) -> Settings:
             seed=int(number("--sim-seed", 0, whole=True)),
         ),
     )
+    found.mix(max(vms))
     check_limits(found)
     check_options_that_would_do_nothing(config, found)
     return found
@@ -239,7 +248,10 @@ def check_files(found: Settings) -> None:
     from .settings import SettingsError
 
     ssh = found.site.ssh
-    for key, path in (("ssh.key", ssh.key), ("ssh.jump_host.key", ssh.jump_host.key if ssh.jump_host and found.ssh_via == "jump" else None)):
+    for key, path in (
+        ("ssh.key", ssh.key),
+        ("ssh.jump_host.key", ssh.jump_host.key if ssh.jump_host and found.ssh_via == "jump" else None),
+    ):
         if path and not path.expanduser().is_file():
             raise SettingsError(f"{found.site_file}: {key} {path}: no such file")
     kept_key = found.kept_key
@@ -294,4 +306,6 @@ def check_simulation(found: Settings) -> None:
     checked = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if checked.returncode:
         told = checked.stderr.strip().splitlines() or [f"exit code {checked.returncode}"]
-        raise SettingsError(told[-1].removeprefix("embedded cluster: ").replace("--profile", "--sim-profile").replace("--fault", "--sim-fault"))
+        raise SettingsError(
+            told[-1].removeprefix("embedded cluster: ").replace("--profile", "--sim-profile").replace("--fault", "--sim-fault")
+        )

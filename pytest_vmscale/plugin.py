@@ -94,7 +94,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test that takes `vms` runs once for each point of the sweep, on one fleet."""
     if "vms" in metafunc.fixturenames and RUN in metafunc.config.stash:
         counts = metafunc.config.stash[RUN].settings.vms
-        metafunc.parametrize("vms", counts, ids=[f"{count}-vms" for count in counts], scope="session")
+        metafunc.parametrize("vms", counts, ids=[f"{count}-vms" for count in counts], scope="module")
 
 
 @pytest.hookimpl(trylast=True)
@@ -102,6 +102,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     run = config.stash.get(RUN, None)
     if run is None:
         return
+    from .settings import SettingsError
+    from .slo.profile import ProfileError
+
     if run.settings.cluster == "real" and not run.settings.allow_disruptive:
         disruptive = [item.nodeid for item in items if item.get_closest_marker("disruptive")]
         if disruptive:
@@ -113,6 +116,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         sweeps = [item for item in items if item.get_closest_marker("sweep")]
         items[:] = [item for item in items if item not in sweeps]
         config.hook.pytest_deselected(items=sweeps)
+    try:
+        run.select(scenarios(items))
+    except SettingsError as error:
+        raise pytest.UsageError(str(error)) from None
+    except ProfileError as error:
+        raise pytest.UsageError(f"--slo-profile {error}") from None
     for item in items:
         if scenarios([item]) and not item.get_closest_marker("timeout"):
             # The last resort, above every deadline of the procedures themselves.
@@ -138,7 +147,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     from .plan import plan
 
     reporter = session.config.pluginmanager.getplugin("terminalreporter")
-    for line in ("", *plan(session.config.stash[RUN], scenarios(session.items))):
+    for line in ("", *plan(session.config.stash[RUN])):
         reporter.write_line(line) if reporter else print(line)  # as with -p no:terminal
     return True
 

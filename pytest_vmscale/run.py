@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,11 @@ from . import __version__
 from .cluster.access import ClusterError, look_at
 from .model import Measurement, Objective, Outcome
 from .report.files import About, ResultFiles, ScenarioFiles
+from .scenarios import ALL, Scenario, named, of_objective
 from .settings import Settings, SettingsError
-from .slo.judge import Verdict, judge_boot_storm, judge_sweep, verdict
+from .slo.judge import Verdict, verdict
 from .slo.profile import Profile
-from .slo.reference import reference_at
 
-DEADLINE_FACTOR = 3.0  # a scenario is given up after this multiple of its SLO
 START_AND_STOP_WALL_SECONDS = 300.0  # starting and ending the cluster, logging in, drawing charts
 
 
@@ -45,12 +44,12 @@ class Run:
         """SettingsError or ClusterError if it cannot be run as asked; nothing is contacted."""
         # An embedded cluster that was started by hand is named by a kubeconfig, as a real one is.
         by_hand = look_at(settings.kubeconfig, settings.context) if settings.kubeconfig else None
-        rate = settings.simulation.speed if settings.cluster == "embedded" else by_hand.speed if by_hand else 1.0
-        self.time_rate: float = rate  # cluster seconds a wall second, while something is measured
-        self.cluster_facts: dict[str, Any] = {"kind": "embedded" if by_hand else settings.cluster, "time_rate": rate}
+        # Cluster seconds a wall second; None: each scenario has its own, on an embedded cluster that this run starts.
+        self.time_rate: float | None = settings.simulation.speed if settings.cluster == "embedded" else by_hand.speed if by_hand else 1.0
+        self.cluster_facts: dict[str, Any] = {"kind": "embedded" if by_hand else settings.cluster}
         if settings.ssh_via == "jump" and settings.site.ssh.jump_host is None and self.cluster_facts["kind"] == "real":
             raise SettingsError("--ssh-via jump: vmscale.yaml names no ssh.jump_host")
-        self.workload: dict[str, Any] = {}
+        self.selected: list[Scenario] = []
         self.measurements: list[Measurement] = []
         self.objectives: list[Objective] = []
         self.troubles: list[str] = []
@@ -58,29 +57,38 @@ class Run:
         self.failures: list[str] = []  # tests of ours that failed for a reason of their own
         self.began = False  # there is a cluster that something was asked of
         self.interrupted = False
-        self.cleanup: dict[str, Any] | None = None
+        self.cleanup: dict[str, Any] | None = None  # of all fleets together
         self.look_at_fleet: Callable[[], Mapping[str, Any]] | None = None  # set while there is a fleet
         self._files: ResultFiles | None = None
         self._scenario_files: list[tuple[Measurement, ScenarioFiles]] = []
-        for vms in settings.vms:
-            self.deadline_seconds(vms)  # there must be one
+        self._judged_together: set[str] = set()
 
     # What was asked for.
+
+    def select(self, markers: list[str]) -> None:
+        """The scenarios that will run. SettingsError or ProfileError if one cannot be run as asked."""
+        self.selected = [each for each in ALL if each.marker in markers]
+        for each in self.selected:
+            each.judge.deadlines_seconds(self.settings, self.profile, self.tolerance_percent)
+
+    def speed_of(self, scenario: Scenario) -> float:
+        """Cluster seconds a wall second while this scenario measures."""
+        return scenario.speed if self.time_rate is None else self.time_rate
 
     def header(self) -> list[str]:
         settings, profile = self.settings, self.profile
         if settings.cluster == "embedded":
             simulation = settings.simulation
-            where = (
-                f"embedded cluster, {simulation.workers} workers, timing profile {simulation.profile}, simulated at {simulation.speed:g}x"
-            )
+            speeds = sorted({self.speed_of(each) for each in self.selected})
+            at = f", simulated at {' to '.join(f'{each:g}x' for each in dict.fromkeys((speeds[0], speeds[-1])))}" if speeds else ""
+            where = f"embedded cluster, {simulation.workers} workers, timing profile {simulation.profile}{at}"
             if simulation.faults:
                 where += f", faults {' '.join(simulation.faults)}"
         else:
             named = "the pod's service account" if settings.in_cluster else str(settings.kubeconfig)
             where = f"{self.cluster_facts['kind']} cluster by {named}" + (f", context {settings.context}" if settings.context else "")
             if self.cluster_facts["kind"] == "embedded":
-                where += f", simulated at {self.cluster_facts['time_rate']:g}x"
+                where += f", simulated at {self.time_rate:g}x"
         return [
             f"vmscale: {where}",
             f"vmscale: SLO profile {profile.name} (+{self.tolerance_percent:g} %), run {settings.run_id}, results in {settings.results}",
@@ -91,33 +99,25 @@ class Run:
         asked = self.settings.slo_tolerance_percent
         return self.profile.tolerance_percent if asked is None else asked
 
-    def reference_for(self, vms: int) -> tuple[float, str] | None:
-        """Seconds that the profile's reference says for a storm of this size, and how they were come by."""
-        found = reference_at(self.profile.bootstorm.duration.points, vms)
-        return (found.seconds, found.how) if found else None
-
-    def deadline_seconds(self, vms: int) -> float:
-        """Cluster seconds after which a storm of this size is given up."""
-        if self.settings.deadline_seconds is not None:
-            return self.settings.deadline_seconds
-        reference = self.reference_for(vms)
-        if reference is None:
-            raise SettingsError(f"--vms {vms}: the SLO profile {self.profile.name} says nothing of so many: give --deadline")
-        return DEADLINE_FACTOR * reference[0] * (1 + self.tolerance_percent / 100)
-
     def provision_deadline_seconds(self) -> float:
         """Cluster seconds. Where time runs faster than usual because nobody measures it, there is more of it."""
-        faster = max(1.0, self.settings.simulation.provision_speed / self.time_rate)
         if self.cluster_facts["kind"] == "real":
-            faster = 1.0
-        return self.settings.provision_deadline_seconds * faster
+            return self.settings.provision_deadline_seconds
+        return self.settings.provision_deadline_seconds * max(1.0, self.settings.simulation.provision_speed / self.start_speed)
+
+    @property
+    def start_speed(self) -> float:
+        """Cluster seconds a wall second at which an embedded cluster starts: of the scenarios' speeds the slowest."""
+        return min(self.speed_of(each) for each in self.selected or ALL)
 
     def last_resort_wall_seconds(self) -> float:
         """Wall time that one test may take with everything before it: above all deadlines together."""
-        speed = self.time_rate
         fast = self.settings.simulation.provision_speed if self.cluster_facts["kind"] == "embedded" else 1.0
-        storms = sum(self.deadline_seconds(count) for count in self.settings.vms)
-        return START_AND_STOP_WALL_SECONDS + 1.5 * storms / speed + 2 * self.provision_deadline_seconds() / fast
+        measuring = [
+            sum(each.judge.deadlines_seconds(self.settings, self.profile, self.tolerance_percent)) / self.speed_of(each)
+            for each in self.selected
+        ]
+        return START_AND_STOP_WALL_SECONDS + 1.5 * sum(measuring) + 2 * self.provision_deadline_seconds() / fast
 
     # What it leaves behind.
 
@@ -125,21 +125,22 @@ class Run:
     def files(self) -> ResultFiles:
         if self._files is None:
             tool = {"name": "pytest-vmscale", "version": __version__, "git_commit": _git_commit()}
-            self._files = ResultFiles(self.settings.results, About(self.settings.run_id, tool, self.cluster_facts, self.workload))
+            self._files = ResultFiles(self.settings.results, About(self.settings.run_id, tool, self.cluster_facts))
         return self._files
 
-    def scenario_files(self, name: str, point: int | None) -> ScenarioFiles:
-        return self.files.scenario(name, point)
+    def scenario_files(self, name: str, point: int | str | None, workload: Mapping[str, Any]) -> ScenarioFiles:
+        return self.files.scenario(name, point, workload)
 
     def measured(self, measurement: Measurement, files: ScenarioFiles) -> tuple[Objective, ...]:
         """Keep a measurement, whole or partial, judge it, and write its files."""
         self.measurements.append(measurement)
         self._scenario_files.append((measurement, files))
-        judged = judge_boot_storm(measurement, self.profile, self.tolerance_percent)
+        judged = named(measurement.scenario).judge.judge(measurement, self.profile, self.tolerance_percent)
         self.objectives.extend(judged)
         files.finish(measurement, judged, self._cleanup_state())
         if not measurement.complete:
-            self.troubles.append(f"The storm of {measurement.size} VMs is not complete: {measurement.incomplete_reason}.")
+            title = named(measurement.scenario).title
+            self.troubles.append(f"{title}, {measurement.scope}: the measurement is not complete: {measurement.incomplete_reason}.")
         return judged
 
     @property
@@ -147,13 +148,21 @@ class Run:
         """Whether anything has gone wrong so far."""
         return bool(self.troubles or self.unfit or any(each.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE) for each in self.objectives))
 
-    def swept(self) -> tuple[Objective, ...]:
-        """Judge the sweep over all storms so far, once."""
-        judged = [each for each in self.objectives if each.id == "bootstorm.linearity"]
-        if not judged:
-            judged = list(judge_sweep(self.measurements, self.profile))
-            self.objectives.extend(judged)
-        return tuple(judged)
+    def judged_together(self, scenario: Scenario) -> None:
+        """Judge a scenario's measurements together, once."""
+        if scenario.name not in self._judged_together:
+            self._judged_together.add(scenario.name)
+            taken = [each for each in self.measurements if each.scenario == scenario.name]
+            self.objectives.extend(scenario.judge.judge_together(taken, self.profile, self.tolerance_percent))
+
+    def cleaned_up(self, *, left: Sequence[str] = (), why: str | None = None, requested: bool = True) -> None:
+        """What became of one fleet's, or one edit's, removal: `left` names what is still there, `why` says what went wrong."""
+        before = self.cleanup or {"requested": False, "status": None, "left": []}
+        whys = [each for each in (before.get("why"), why) if each]
+        status = "Failed" if left or whys or before["status"] == "Failed" else "Success" if requested else before["status"]
+        self.cleanup = {"requested": requested or before["requested"], "status": status, "left": [*before["left"], *left]}
+        if whys:
+            self.cleanup["why"] = "; ".join(whys)
 
     def _cleanup_state(self) -> dict[str, Any]:
         return self.cleanup or {"requested": not self.settings.keep, "status": None}
@@ -194,12 +203,16 @@ class Run:
         if interrupted and not any(not each.complete for each in self.measurements):
             self.troubles.append("The run was interrupted.")
         for measurement, files in self._scenario_files:
-            own = [each for each in self.objectives if each.scope == f"{measurement.size} VMs"]
+            prefix = named(measurement.scenario).prefix
+            own = [each for each in self.objectives if each.id.startswith(f"{prefix}.") and each.scope == measurement.scope]
             files.finish(measurement, own, self._cleanup_state())
         if self.cleanup and self.cleanup.get("status") == "Failed":
             left = self.cleanup.get("left") or ()
             told = self.cleanup.get("why") or f"Clean-up left {len(left)} object{'' if len(left) == 1 else 's'} behind"
             self.troubles.append(f"{told}: vmscale cleanup --run-id {self.settings.run_id} removes what is left.")
+        rates = {each.time_rate for each in self.measurements}
+        if len(rates) == 1:
+            self.cluster_facts["time_rate"] = rates.pop()
         final = replace(verdict(self.objectives, self.troubles, self.unfit, self.failures), interrupted=interrupted)
         charts = self._charts()
         self.files.write_verdict(final, profile=self.profile.name, charts=charts)
@@ -213,19 +226,21 @@ class Run:
     def _charts(self) -> list[Path]:
         from .report.charts import write_charts
 
-        return write_charts(self.files.folder / "charts", self.measurements, self.objectives, subtitle=self.subtitle())
+        return write_charts(self.files.folder / "charts", self.measurements, self.objectives, self.subtitle)
 
     def _lines(self, final: Verdict) -> list[str]:
         from .report.terminal import summary_lines
 
-        simulated = self.subtitle() if self.cluster_facts["kind"] == "embedded" else ""
-        return summary_lines(final, self.measurements, self.files.folder, simulated)
+        return summary_lines(final, self.measurements, self.files.folder, self._simulated)
 
-    def subtitle(self) -> str:
+    def _simulated(self, measurement: Measurement) -> str:
+        return self.subtitle(measurement) if self.cluster_facts["kind"] == "embedded" else ""
+
+    def subtitle(self, measurement: Measurement) -> str:
         """What every report says beside a duration."""
         facts = self.cluster_facts
         if facts["kind"] == "embedded":
-            return f"embedded cluster, simulated at {facts['time_rate']:g}x"
+            return f"embedded cluster, simulated at {measurement.time_rate:g}x"
         return f"OpenShift {facts.get('openshift_version') or '(version unknown)'}, {facts.get('worker_count', '?')} workers"
 
     def write_allure_environment(self, folder: str, outcome: Mapping[str, Any]) -> None:
@@ -241,16 +256,17 @@ class Check:
         self._run, self._record_property = run, record_property
 
     def check(self, measurement: Measurement, objective_id: str) -> Objective:
-        scope = f"{measurement.size} VMs"
-        return self._assert(
-            [each for each in self._run.objectives if each.id == objective_id and each.scope == scope], objective_id, [measurement]
-        )
+        """Of one measurement."""
+        return self._assert(objective_id, [measurement], measurement.scope)
 
-    def check_sweep(self, measurements: list[Measurement], objective_id: str) -> Objective:
-        return self._assert([each for each in self._run.swept() if each.id == objective_id], objective_id, measurements)
+    def check_together(self, measurements: Sequence[Measurement], objective_id: str) -> Objective:
+        """Over all measurements of a scenario."""
+        self._run.judged_together(of_objective(objective_id))
+        return self._assert(objective_id, measurements, None)
 
-    def _assert(self, found: list[Objective], objective_id: str, measurements: list[Measurement]) -> Objective:
+    def _assert(self, objective_id: str, measurements: Sequence[Measurement], scope: str | None) -> Objective:
         __tracebackhide__ = True
+        found = [each for each in self._run.objectives if each.id == objective_id and scope in (None, each.scope)]
         if not found:
             raise MeasurementFailed(f"nothing was judged as {objective_id}")
         objective = found[-1]

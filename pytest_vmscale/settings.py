@@ -140,7 +140,7 @@ class Site(_Strict):
 class Simulation:
     """The embedded cluster: how large, how fast, how it behaves."""
 
-    speed: float = 20.0
+    speed: float | None = None  # None: each scenario's own
     provision_speed: float = 600.0
     workers: int = 100
     profile: str = "reference"
@@ -157,7 +157,7 @@ class Settings:
     context: str | None
     in_cluster: bool
     vms: tuple[int, ...]
-    vm_mix: Mapping[str, int]  # VMs by OS, for the largest of `vms`
+    vm_mix: str | None  # as --vm-mix has it; None: the scenario's own
     vms_per_namespace: int
     site: Site
     site_file: Path | None
@@ -190,6 +190,10 @@ class Settings:
         """Where the run whose fleet is used again left its SSH key, unless the site has one of its own."""
         return self.results_dir / self.reuse_fleet / "ssh_key" if self.reuse_fleet and not self.site.ssh.key else None
 
+    def mix(self, count: int, default: str = "rhel=100") -> dict[str, int]:
+        """VMs by OS of a fleet of so many. SettingsError if --vm-mix does not say it."""
+        return parse_mix(self.vm_mix or default, count, self.site.known_guests())
+
     def guest(self, os_name: str) -> GuestImage:
         return self.site.known_guests()[os_name]
 
@@ -221,22 +225,28 @@ def parse_vms(text: str) -> tuple[int, ...]:
 
 
 def parse_mix(text: str, total: int, known: Mapping[str, Any]) -> dict[str, int]:
-    """`rhel=50,fedora=30,windows=20`: percent if they add up to 100, else counts that must add up to the
-    largest --vms. Percentages are dealt by largest remainder, so they always add up to `total`."""
+    """`rhel=50%,fedora=30%,windows=20%`, or without the signs: percent if they add up to 100, else counts that must add up
+    to the number of VMs. Percentages are dealt by largest remainder, so they always add up to `total`."""
     shares: dict[str, int] = {}
-    for part in text.split(","):
-        name, equals, number = part.strip().partition("=")
-        if not equals or not re.fullmatch(r"\d+", number):
-            raise SettingsError(f"--vm-mix {text}: {part.strip()!r} is not OS=NUMBER")
+    parts = [part.strip() for part in text.split(",")]
+    percent = parts[0].endswith("%")
+    for part in parts:
+        name, equals, number = part.partition("=")
+        if not equals or not re.fullmatch(r"\d+%?", number):
+            raise SettingsError(f"--vm-mix {text}: {part!r} is not OS=NUMBER or OS=NUMBER%")
+        if part.endswith("%") != percent:
+            raise SettingsError(f"--vm-mix {text}: has percentages and counts; write one or the other")
         if name not in known:
             raise SettingsError(
                 f"--vm-mix {text}: unknown OS {name!r}; known are {', '.join(sorted(known))} (more can be defined under `guests` in vmscale.yaml)"
             )
         if name in shares:
             raise SettingsError(f"--vm-mix {text}: {name} is given twice")
-        shares[name] = int(number)
+        shares[name] = int(number.rstrip("%"))
     whole = sum(shares.values())
-    if whole == total:
+    if percent and whole != 100:
+        raise SettingsError(f"--vm-mix {text}: adds up to {whole} %, not to 100 %")
+    if whole == total and not percent:
         return {name: count for name, count in shares.items() if count}
     if whole != 100:
         raise SettingsError(f"--vm-mix {text}: adds up to {whole}, neither to 100 (percent) nor to --vms {total} (counts)")

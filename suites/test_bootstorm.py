@@ -26,4 +26,4 @@ class TestBootStormSweep:
     """Over all points: does the time grow in a straight line?"""
 
     def test_sweep_is_near_linear(self, boot_storms, slo):
-        slo.check_sweep(boot_storms, "bootstorm.linearity")
+        slo.check_together(boot_storms, "bootstorm.linearity")

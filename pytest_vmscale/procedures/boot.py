@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..clock import Clock, parse_timestamp
 from ..cluster.requests import Attempt
 from ..guest.probe import Probing
-from ..model import Guest, Moment, Record, Status
+from ..model import BootRecord, Guest, Moment, Status
 from .vmi import Vmi
 
 
@@ -87,7 +87,7 @@ class Boot:
         where = f"{self.address or self.guest.name} port {self.probing.target.port}"
         return f"{text}; {self.probing.probes} probes of {where}, the last: {self.probing.last_error or 'under way'}"
 
-    def record(self, clock: Clock, began: float | None) -> Record:
+    def record(self, clock: Clock, began: float | None) -> BootRecord:
         """`began`: the stamp of the storm's first request."""
 
         def since(start: float | None, stamp: float | None) -> float | None:
@@ -97,7 +97,7 @@ class Boot:
             return since(self.sent, self.seen[phase].arrived) if phase in self.seen else None
 
         probing, answered = self.probing, self.answered
-        return Record(
+        return BootRecord(
             namespace=self.guest.namespace,
             vm_name=self.guest.name,
             os=self.guest.os,

@@ -20,7 +20,7 @@ from ..cluster.watch import Event, Watch
 from ..guest.login import Credentials, LoginError, run_command
 from ..guest.probe import Probing, Readiness, allow_open_files, probe_until_up
 from ..guest.route import Route, Target
-from ..model import Fleet, Gap, Guest, Measurement, Record, Status
+from ..model import BootRecord, Fleet, Gap, Guest, Measurement, Status
 from .boot import Boot
 from .vmi import VMIS, Vmi
 
@@ -60,7 +60,7 @@ async def boot_storm(
     parameters: Mapping[str, Any],
     prove_login: Callable[[Guest], Credentials | None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    on_record: Callable[[Record], None] | None = None,
+    on_record: Callable[[BootRecord], None] | None = None,
     on_partial: Callable[[Measurement], None] | None = None,
 ) -> Measurement:
     """Start all guests of the fleet, which must be stopped, and follow each until it answers.
@@ -94,7 +94,7 @@ class _Storm:
         interval_seconds: float,
         deadline_seconds: float,
         parameters: Mapping[str, Any],
-        on_record: Callable[[Record], None] | None,
+        on_record: Callable[[BootRecord], None] | None,
     ) -> None:
         if not fleet.guests:
             raise ClusterError("a boot storm of no VMs measures nothing")
@@ -173,7 +173,9 @@ class _Storm:
         if blind is None or self.clock.now() - self.clock.at(blind[0]) < BLIND_SECONDS:
             return
         if unseen := sum(boot.status is None and "Running" not in boot.seen for boot in self.boots.values()):
-            raise ClusterError(f"what became of {unseen} VMs could not be seen: the watch of the VMIs was broken until the deadline ({blind[1]})")
+            raise ClusterError(
+                f"what became of {unseen} VMs could not be seen: the watch of the VMIs was broken until the deadline ({blind[1]})"
+            )
 
     async def _guarded(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """What goes wrong with one guest's task must end the storm with its reason, not be lost with the task."""
@@ -322,9 +324,10 @@ class _Storm:
             details={**self.details, **self._figures(records)},
             complete=incomplete is None,
             incomplete_reason=incomplete,
+            time_rate=self.clock.rate,
         )
 
-    def _figures(self, records: tuple[Record, ...]) -> dict[str, Any]:
+    def _figures(self, records: tuple[BootRecord, ...]) -> dict[str, Any]:
         boots = self.boots.values()
         sent = sorted(boot.sent for boot in boots if boot.sent is not None)
         spread = self._since(sent[0], sent[-1]) if sent else None

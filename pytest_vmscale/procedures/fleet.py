@@ -218,8 +218,10 @@ async def find_fleet(cluster: Cluster, run_id: str, name: str = "main") -> Fleet
     return Fleet(run_id, name, tuple(sorted(guests, key=lambda guest: guest.index)))
 
 
-async def remove(cluster: Cluster, run_id: str, clock: Clock, *, deadline_seconds: float, on_progress: OnProgress | None = None) -> Removal:
-    """Delete everything of a run and wait until it is gone: VMs first, then what is left of them, then its namespaces.
+async def remove(
+    cluster: Cluster, selector: str, clock: Clock, *, deadline_seconds: float, on_progress: OnProgress | None = None
+) -> Removal:
+    """Delete everything that a selector names (a fleet's, or `vmscale.io/run-id=...`) and wait until it is gone: VMs first, then what is left of them, then its namespaces.
 
     What refuses to go is in the result, with its reason."""
     began = clock.now()
@@ -236,7 +238,7 @@ async def remove(cluster: Cluster, run_id: str, clock: Clock, *, deadline_second
     async with contextlib.AsyncExitStack() as stack:
         parts: list[tuple[str, Watch[Part]]] = []
         for path in (*PARTS, NAMESPACES):
-            watch = Watch(cluster, path, Part, wait, selector=f"{LABEL_RUN}={run_id}")
+            watch = Watch(cluster, path, Part, wait, selector=selector)
             if await stack.enter_async_context(_if_served(watch)):
                 parts.append((path, watch))
 

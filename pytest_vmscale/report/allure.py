@@ -6,26 +6,17 @@ table of all, and the worst ten.
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from pytest_vmscale.model import Measurement, Objective, Outcome, Record
-from pytest_vmscale.report.files import csv_text
-from pytest_vmscale.report.phases import booted
-from pytest_vmscale.report.terminal import measurement_lines, sweep_lines
-from pytest_vmscale.slo.judge import boot_times
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from pytest_vmscale.model import Measurement, Objective, Outcome
+from pytest_vmscale.scenarios import of_objective
 
 EPIC = "Scale acceptance"
-FEATURES = {"bootstorm": "Boot storm"}
-WORST = 10
 
 # SLO breaches are AssertionErrors ("failed"); all else is trouble ("broken"), told apart by its exception's name.
 CATEGORIES = [
@@ -56,7 +47,7 @@ class Reported(Protocol):
 
     objectives: list[Objective]
 
-    def subtitle(self) -> str: ...
+    def subtitle(self, measurement: Measurement) -> str: ...
 
 
 def active() -> bool:
@@ -74,16 +65,14 @@ def attach(objective: Objective, measurements: Sequence[Measurement], run: Repor
     import allure
 
     dynamic: Any = allure.dynamic  # which has no types
-    suite, _, name = objective.id.partition(".")
-    subtitle = run.subtitle()
+    scenario = of_objective(objective.id)
+    name = objective.id.partition(".")[2]
+    subtitle = run.subtitle(measurements[0])
     dynamic.epic(EPIC)
-    dynamic.feature(FEATURES.get(suite, suite))
+    dynamic.feature(scenario.title)
     dynamic.story(re.sub(r" p[\d.]+$", " percentiles", objective.title))
-    dynamic.severity(
-        {"every_vm_boots": allure.severity_level.BLOCKER, "duration": allure.severity_level.CRITICAL}.get(
-            name, allure.severity_level.NORMAL
-        )
-    )
+    severity = allure.severity_level
+    dynamic.severity(severity.BLOCKER if name.startswith("every_") else severity.CRITICAL if name == "duration" else severity.NORMAL)
     dynamic.tag(objective.id)
     dynamic.description(_description(objective, subtitle))
     for url in re.findall(r"https?://[^\s)]+", objective.source):
@@ -94,57 +83,29 @@ def attach(objective: Objective, measurements: Sequence[Measurement], run: Repor
     for text in steps(objective, measurements):
         with allure.step(text):
             pass
-    for label, figure in _charts(name, measurements, run.objectives, subtitle):
-        if figure is not None:
+    for chart in scenario.report.charts(measurements, run.objectives, subtitle):
+        if objective.id in chart.objectives and chart.scope == objective.scope and (figure := chart.draw()) is not None:
             from pytest_vmscale.report.charts import svg
 
-            allure.attach(svg(figure), name=label, attachment_type=allure.attachment_type.SVG)
-    if name in ("every_vm_boots", "duration"):
-        for measurement in measurements:
-            allure.attach(worst_table(measurement), name="The worst ten VMs", attachment_type=allure.attachment_type.HTML)
-    if name == "every_vm_boots":
-        for measurement in measurements:
-            allure.attach(csv_text(measurement.records), name=f"All {measurement.size} records", attachment_type=allure.attachment_type.CSV)
-    lines = (
-        sweep_lines(measurements, subtitle)
-        if len(measurements) > 1
-        else [line for each in measurements for line in measurement_lines(each, subtitle)]
-    )
-    allure.attach("\n".join(lines), name="Summary", attachment_type=allure.attachment_type.TEXT)
+            allure.attach(svg(figure), name=chart.title, attachment_type=allure.attachment_type.SVG)
+    kinds = {"html": allure.attachment_type.HTML, "csv": allure.attachment_type.CSV}
+    for measurement in measurements:
+        for table in scenario.report.tables(measurement):
+            if objective.id in table.objectives:
+                allure.attach(table.text(), name=table.title, attachment_type=kinds[table.kind])
+    allure.attach("\n".join(scenario.report.lines(measurements, subtitle)), name="Summary", attachment_type=allure.attachment_type.TEXT)
 
 
 def steps(objective: Objective, measurements: Iterable[Measurement]) -> list[str]:
     """The procedure as it went, a sentence a step. They are told afterwards, so that telling costs the measurement nothing."""
     told = []
     for measurement in measurements:
-        size, records = measurement.size, measurement.records
-        sent = f"Start {size} VMs at once"
-        if rate := measurement.details.get("request_rate_achieved"):
-            sent += f" ({rate:.0f} requests/s)"
-        told.append(sent)
-        for what, metric in (("are created", "time_to_vm_created_seconds"), ("are running", "time_to_vmi_running_seconds")):
-            told.append(_reached(f"VMIs {what}", [value for record in records if (value := getattr(record, metric)) is not None], size))
-        told.append(_reached("VMs answer SSH", boot_times(measurement).measured, size))
+        told += of_objective(objective.id).report.steps(measurement)
         if not measurement.complete:
             told.append(f"Cut short: {measurement.incomplete_reason or 'no reason given'}")
     limit = "no limit" if objective.limit is None else f"limit {objective.limit:g} {objective.unit}"
     told.append(f"Judge {objective.title.lower()}: {objective.measured_text}, {limit}: {objective.outcome.value}")
     return told
-
-
-def worst_table(measurement: Measurement) -> str:
-    """The VMs that never came up, then the slowest, as a static HTML table with their phases."""
-    slowest = sorted(booted(measurement.records), key=lambda record: -(record.time_to_ssh_seconds or 0.0))
-    rows = [_row(record) for record in [*measurement.failed, *slowest][:WORST]]
-    heads = ("VM", "system", "node", "status", "phases, seconds from its request", "SSH answers", "error")
-    style = (
-        "body{font:13px sans-serif}table{border-collapse:collapse}tr.lost{background:#fbe3d6}"
-        "td,th{border:1px solid #ccc;padding:4px 8px;text-align:left;vertical-align:top}"
-    )
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Worst VMs</title><style>{style}</style></head><body><table>"
-        f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(rows)}</table></body></html>"
-    )
 
 
 def write_environment(folder: Path, facts: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> None:
@@ -181,24 +142,6 @@ def executor(environ: Mapping[str, str]) -> dict[str, Any] | None:
     return None
 
 
-def _charts(
-    name: str, measurements: Sequence[Measurement], objectives: Sequence[Objective], subtitle: str
-) -> list[tuple[str, Figure | None]]:
-    from pytest_vmscale.report import charts
-
-    if name == "linearity":
-        return [("Duration over the number of VMs", charts.sweep(measurements, objectives, subtitle))]
-    if name in ("every_vm_boots", "duration"):
-        over_time: list[tuple[str, Figure | None]] = [
-            ("VMs up over time", charts.ready_over_time(each, objectives, subtitle)) for each in measurements
-        ]
-        phases = (
-            [("Where a boot's time goes", charts.phase_breakdown(each, subtitle)) for each in measurements] if name == "duration" else []
-        )
-        return [*over_time, *phases]
-    return [("Boot times", charts.boot_time_distribution(each, subtitle)) for each in measurements]
-
-
 def _description(objective: Objective, subtitle: str) -> str:
     """Markdown."""
     figures = [
@@ -227,22 +170,6 @@ def _parameters(measurements: Iterable[Measurement]) -> dict[str, Any]:
         for name, value in (asked[0].items() if asked else ())
         if isinstance(value, str | int | float) and all(name in each and each[name] == value for each in asked)
     }
-
-
-def _reached(what: str, moments: Sequence[float], size: int) -> str:
-    return f"{len(moments)} of {size} {what}" + (f", the slowest {max(moments):.1f} s after its request" if moments else "")
-
-
-def _row(record: Record) -> str:
-    timeline = sorted(record.timeline, key=lambda moment: moment.seconds)
-    phases = [f"{html.escape(moment.phase)} {'&le; ' if moment.upper_bound else ''}{moment.seconds:.1f}" for moment in timeline]
-    if not record.succeeded and record.last_phase:
-        phases.append(f"no further than {html.escape(record.last_phase)}")
-    ssh = "never" if record.time_to_ssh_seconds is None or not record.succeeded else f"{record.time_to_ssh_seconds:.1f} s"
-    cells = [f"{record.namespace}/{record.vm_name}", record.os, record.node or "none", str(record.status)]
-    told = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-    lost = "" if record.succeeded else " class='lost'"
-    return f"<tr{lost}>{told}<td>{'<br>'.join(phases)}</td><td>{ssh}</td><td>{html.escape(record.error or '')}</td></tr>"
 
 
 def _property(value: Any) -> str:

@@ -16,7 +16,7 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -24,28 +24,20 @@ from pathlib import Path
 from typing import Any
 
 from pytest_vmscale.model import Measurement, Objective, Record, Sample
-from pytest_vmscale.slo.judge import Verdict, boot_times
+from pytest_vmscale.slo.judge import Verdict
 
 SCHEMA_VERSION = "1.0.0"
 PERCENTILES = (50, 75, 90, 95, 99)
-METRICS = (
-    "time_to_vm_created_seconds",
-    "time_to_vmi_running_seconds",
-    "time_to_vmi_ready_seconds",
-    "time_to_guest_ip_seconds",
-    "time_to_ssh_seconds",
-)
-_CSV_COLUMNS = tuple(field.name for field in fields(Record) if field.name != "timeline")
+NOT_IN_CSV = ("timeline", "histogram")
 
 
 @dataclass(frozen=True)
 class About:
-    """What the files say of the run besides its measurements. `cluster`, `workload` and `tool` as in the schema."""
+    """What the files say of the run besides its measurements. `cluster` and `tool` as in the schema."""
 
     run_id: str
     tool: Mapping[str, Any]
     cluster: Mapping[str, Any]
-    workload: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -65,9 +57,9 @@ class ResultFiles:
         self.about = about
         folder.mkdir(parents=True, exist_ok=True)
 
-    def scenario(self, name: str, point: int | str | None = None) -> ScenarioFiles:
-        """Begin a scenario's files. FileExistsError if this folder has this scenario (and point) already."""
-        return ScenarioFiles(self, name if point is None else f"{name}-{point}")
+    def scenario(self, name: str, point: int | str | None = None, workload: Mapping[str, Any] | None = None) -> ScenarioFiles:
+        """Begin a scenario's files. `workload` as in the schema. FileExistsError if this folder has this scenario (and point) already."""
+        return ScenarioFiles(self, name if point is None else f"{name}-{point}", workload or {})
 
     def write_verdict(
         self, verdict: Verdict, comparison: Mapping[str, Any] | None = None, profile: str | None = None, charts: Iterable[Path] = ()
@@ -94,8 +86,9 @@ class ResultFiles:
 class ScenarioFiles:
     """One scenario's files. `append` may be called from any thread."""
 
-    def __init__(self, run: ResultFiles, stem: str) -> None:
+    def __init__(self, run: ResultFiles, stem: str, workload: Mapping[str, Any]) -> None:
         self.stem = stem
+        self.workload = workload
         self.folder = run.folder
         self.paths = Paths(run.folder / f"{stem}_results.json", run.folder / f"{stem}_results.csv", run.folder / f"summary_{stem}.json")
         self.partial = run.folder / f"{stem}_records.jsonl"
@@ -137,8 +130,8 @@ class ScenarioFiles:
             "timestamp": datetime.fromtimestamp(measurement.started_epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "complete": measurement.complete,
             "incomplete_reason": measurement.incomplete_reason,
-            "cluster": dict(self._about.cluster),
-            "workload": dict(self._about.workload),
+            "cluster": {**self._about.cluster, "time_rate": measurement.time_rate},
+            "workload": dict(self.workload),
             "parameters": {"deadline_seconds": measurement.deadline_seconds, **measurement.parameters, "request_rate_achieved": achieved},
             "aggregate": aggregate(measurement),
             "details": dict(measurement.details),
@@ -155,10 +148,7 @@ def aggregate(measurement: Measurement) -> dict[str, Any]:
         "successful_vms": measurement.size - len(measurement.failed),
         "failed_vms": len(measurement.failed),
         "duration_seconds": measurement.duration_seconds,
-        **{
-            metric: _statistics(boot_times(measurement) if metric == "time_to_ssh_seconds" else measurement.sample(metric))
-            for metric in METRICS
-        },
+        **{metric: _statistics(measurement.sample(metric)) for metric in measurement.metrics},
     }
 
 
@@ -238,12 +228,14 @@ def _replace(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def csv_text(records: Iterable[Record]) -> str:
+def csv_text(records: Sequence[Record]) -> str:
+    """One row a record. What has rows of its own (its timeline, histograms) is in the JSON file alone."""
+    columns = [field.name for field in fields(records[0] if records else Record) if field.name not in NOT_IN_CSV]
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(_CSV_COLUMNS)
+    writer.writerow(columns)
     for record in records:
-        writer.writerow(_csv_cell(getattr(record, column)) for column in _CSV_COLUMNS)
+        writer.writerow(_csv_cell(getattr(record, column)) for column in columns)
     return text.getvalue()
 
 

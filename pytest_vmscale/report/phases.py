@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
-from pytest_vmscale.model import Measurement, Record
+from pytest_vmscale.model import BootRecord, Measurement
 
 PHASES = ("VMI created", "scheduled", "running", "SSH answers")
 PERCENTILES = (50, 75, 90, 95, 99, 100)
@@ -18,7 +19,7 @@ class Breakdown:
     """
 
     label: str
-    record: Record
+    record: BootRecord
     seconds: tuple[float | None, ...]
 
     @property
@@ -31,18 +32,17 @@ def breakdowns(measurement: Measurement) -> list[Breakdown]:
 
     Percentiles are over all VMs: one that falls on a VM that never booted has no breakdown, and is left out.
     """
-    rows = [
-        row for percent in PERCENTILES if (row := _at(measurement.records, percent, "max" if percent == 100 else f"p{percent}")) is not None
-    ]
-    systems = sorted({record.os for record in measurement.records})
+    records = boot_records(measurement)
+    rows = [row for percent in PERCENTILES if (row := _at(records, percent, "max" if percent == 100 else f"p{percent}")) is not None]
+    systems = sorted({record.os for record in records})
     if len(systems) > 1:
         for os in systems:
-            if row := _at(tuple(record for record in measurement.records if record.os == os), 50, f"{os} p50"):
+            if row := _at(tuple(record for record in records if record.os == os), 50, f"{os} p50"):
                 rows.append(row)
     return rows
 
 
-def _at(records: tuple[Record, ...], percent: int, label: str) -> Breakdown | None:
+def _at(records: tuple[BootRecord, ...], percent: int, label: str) -> Breakdown | None:
     up = sorted(
         (record.time_to_ssh_seconds, record.namespace, record.vm_name, record) for record in booted(records) if record.time_to_ssh_seconds
     )
@@ -50,11 +50,15 @@ def _at(records: tuple[Record, ...], percent: int, label: str) -> Breakdown | No
     return _cut(label, up[rank - 1][3]) if 0 < rank <= len(up) else None
 
 
-def booted(records: tuple[Record, ...]) -> list[Record]:
+def boot_records(measurement: Measurement) -> tuple[BootRecord, ...]:
+    return cast("tuple[BootRecord, ...]", measurement.records)
+
+
+def booted(records: tuple[BootRecord, ...]) -> list[BootRecord]:
     return [record for record in records if record.succeeded and record.time_to_ssh_seconds is not None]
 
 
-def _cut(label: str, record: Record) -> Breakdown:
+def _cut(label: str, record: BootRecord) -> Breakdown:
     scheduled = next((moment.seconds for moment in record.timeline if moment.phase == "Scheduled"), None)
     reached = (record.time_to_vm_created_seconds, scheduled, record.time_to_vmi_running_seconds, record.time_to_ssh_seconds)
     seconds: list[float | None] = []

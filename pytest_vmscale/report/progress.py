@@ -1,4 +1,4 @@
-"""How far a storm is: one line rewritten on a terminal, elsewhere (a CI log) a line every ten seconds of the wall."""
+"""How far a measurement is: one line rewritten on a terminal, elsewhere (a CI log) a line every ten seconds of the wall."""
 
 from __future__ import annotations
 
@@ -24,13 +24,11 @@ class Progress:
         self._line = ""
         self._drawn = ""
 
-    def update(
-        self, *, total: int, requested: int, running: int, booted: int, failed: int, cluster_seconds: float, speed: float = 1.0
-    ) -> None:
-        """Counts are cumulative. `cluster_seconds` since the scenario's start; `speed`: cluster seconds a wall second."""
-        counts = f"{booted}/{total} up, {running} running, " + (f"{requested} requested, " if requested < total else "") + f"{failed} failed"
+    def update(self, counts: str, share: float, cluster_seconds: float, speed: float = 1.0) -> None:
+        """`counts`: how far it is, in words; `share`: the same between 0 and 1. `cluster_seconds` since the scenario's start;
+        `speed`: cluster seconds a wall second."""
         self._line = f"{counts}, {cluster_seconds:.0f} s" + (f" simulated at {speed:g}x" if speed != 1 else "")
-        self._share = min(1.0, (booted + failed) / total) if total else 0.0
+        self._share = min(1.0, share)
         now = self._now()
         if now - self._shown_at >= (REDRAW_EVERY_SECONDS if self._terminal else LINE_EVERY_SECONDS):
             self._shown_at = now

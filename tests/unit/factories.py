@@ -6,12 +6,12 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_vmscale.model import Gap, Measurement, Moment, Record, Status
+from pytest_vmscale.model import BootRecord, Gap, Measurement, Moment, Status
 
 OSES = ("rhel", "rhel", "fedora", "windows")
 
 
-def make_record(index: int = 0, boot_seconds: float | None = 30.0, **changes: Any) -> Record:
+def make_record(index: int = 0, boot_seconds: float | None = 30.0, **changes: Any) -> BootRecord:
     """A VM that answered SSH `boot_seconds` after its request; None: one that stayed in Scheduling."""
     up = boot_seconds is not None
     fields: dict[str, Any] = {
@@ -41,7 +41,7 @@ def make_record(index: int = 0, boot_seconds: float | None = 30.0, **changes: An
             Moment("ssh", boot_seconds),
         ),
     }
-    return Record(**{**fields, **changes})
+    return BootRecord(**{**fields, **changes})
 
 
 def make_measurement(boot_seconds: Sequence[float | None], **changes: Any) -> Measurement:

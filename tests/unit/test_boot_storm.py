@@ -14,7 +14,7 @@ from aiohttp import web
 from pytest_vmscale.cluster.access import ClusterError
 from pytest_vmscale.guest.login import Credentials
 from pytest_vmscale.guest.probe import Readiness
-from pytest_vmscale.model import Fleet, Measurement, Record, Status
+from pytest_vmscale.model import BootRecord, Fleet, Measurement, Status
 from pytest_vmscale.procedures.boot_storm import Progress, boot_storm
 
 from .miniature import Miniature, MiniatureRoute, make_fleet, miniature_cluster
@@ -55,7 +55,7 @@ def storm(
     return asyncio.run(run())
 
 
-def one(measurement: Measurement, name: str = "vm") -> Record:
+def one(measurement: Measurement, name: str = "vm") -> BootRecord:
     (record,) = [record for record in measurement.records if record.vm_name == name]
     return record
 
@@ -63,7 +63,7 @@ def one(measurement: Measurement, name: str = "vm") -> Record:
 def test_a_storm_of_guests_that_boot(tmp_path: Path) -> None:
     miniature = Miniature()
     fleet = make_fleet("a", "b", "c")
-    settled: list[Record] = []
+    settled: list[BootRecord] = []
     progress: list[Progress] = []
     measurement = storm(miniature, tmp_path, fleet, on_record=settled.append, on_progress=progress.append)
     assert sorted(miniature.starts) == ["a", "b", "c"]
@@ -242,7 +242,7 @@ def test_an_interruption_leaves_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_a_callback_that_fails_ends_the_storm_with_its_error(tmp_path: Path) -> None:
-    def full(record: Record) -> None:
+    def full(record: BootRecord) -> None:
         raise OSError(28, "No space left on device")
 
     partial: list[Measurement] = []

@@ -1,0 +1,135 @@
+"""Which scenarios there are, and where each has its parts: procedures/, slo/ and report/ have a module for each.
+
+`slo/<module>.py`     judge, judge_together, deadlines_seconds
+`report/<module>.py`  lines, charts, steps, tables, plan
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from .model import Measurement, Objective
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .run import Run
+    from .settings import Settings
+    from .slo.profile import Profile
+
+
+class Judge(Protocol):
+    """What slo/<module>.py has."""
+
+    @staticmethod
+    def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) -> tuple[Objective, ...]:
+        """The objectives of one measurement; each has the measurement's scope."""
+
+    @staticmethod
+    def judge_together(measurements: Sequence[Measurement], profile: Profile, tolerance_percent: float) -> tuple[Objective, ...]:
+        """Those over all measurements of the scenario (a sweep's growth, a difference of two); () if there are none."""
+
+    @staticmethod
+    def deadlines_seconds(settings: Settings, profile: Profile, tolerance_percent: float) -> list[float]:
+        """Cluster seconds that each measurement may take at most. SettingsError or ProfileError if it cannot be run as asked."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart that can be drawn. `scope` and `objectives`: at which objective's test Allure shows it. None if there is no data."""
+
+    file: str  # its name without the ending: "boot-storm-100_ready"
+    title: str
+    scope: str
+    objectives: tuple[str, ...]
+    draw: Callable[[], Figure | None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Something else that Allure shows at an objective's test: `kind` is html or csv."""
+
+    title: str
+    objectives: tuple[str, ...]
+    kind: str
+    text: Callable[[], str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scenario would do, in lines: make, change (what was there before), and measure."""
+
+    create: tuple[str, ...]
+    change: tuple[str, ...]
+    measure: tuple[str, ...]
+
+
+class Report(Protocol):
+    """What report/<module>.py has."""
+
+    @staticmethod
+    def lines(measurements: Sequence[Measurement], subtitle: str) -> list[str]:
+        """What was measured, for the terminal, in at most 100 columns; one measurement, or all points of a sweep."""
+
+    @staticmethod
+    def charts(measurements: Sequence[Measurement], objectives: Sequence[Objective], subtitle: str) -> list[Chart]: ...
+
+    @staticmethod
+    def steps(measurement: Measurement) -> list[str]:
+        """The procedure as it went, a sentence a step."""
+
+    @staticmethod
+    def tables(measurement: Measurement) -> list[Table]: ...
+
+    @staticmethod
+    def plan(run: Run) -> Plan: ...
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """`prefix` begins its objectives' ids. `speed`: cluster seconds a wall second that the embedded cluster runs at while this
+    scenario measures, unless --sim-speed says otherwise: as fast as its error stays below that of the procedure on a real cluster."""
+
+    name: str  # as in the result files
+    marker: str
+    prefix: str
+    title: str
+    module: str
+    speed: float
+    disruptive: bool = False
+
+    @property
+    def judge(self) -> Judge:
+        return cast(Judge, import_module(f"pytest_vmscale.slo.{self.module}"))
+
+    @property
+    def report(self) -> Report:
+        return cast(Report, import_module(f"pytest_vmscale.report.{self.module}"))
+
+
+ALL = (Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0),)
+
+
+def named(name: str) -> Scenario:
+    """By its name in the result files. KeyError."""
+    return next((each for each in ALL if each.name == name), None) or _unknown(name)
+
+
+def of_objective(objective_id: str) -> Scenario:
+    """By an objective's id. KeyError."""
+    prefix = objective_id.partition(".")[0]
+    return next((each for each in ALL if each.prefix == prefix), None) or _unknown(objective_id)
+
+
+def grouped(measurements: Iterable[Measurement]) -> list[tuple[Scenario, list[Measurement]]]:
+    """The measurements by scenario, in the order of ALL."""
+    taken = list(measurements)
+    found = [(scenario, [each for each in taken if each.scenario == scenario.name]) for scenario in ALL]
+    return [(scenario, group) for scenario, group in found if group]
+
+
+def _unknown(name: str) -> Scenario:
+    raise KeyError(f"there is no scenario {name!r}")

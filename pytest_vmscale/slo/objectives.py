@@ -1,0 +1,180 @@
+"""What every scenario's objectives are built from.
+
+The rules, for every objective: what was not measured never passes; a VM that never got there is beyond the deadline,
+not left out; a measurement that was cut short is inconclusive; a limit is reference * (1 + tolerance).
+"""
+
+from __future__ import annotations
+
+import math
+
+from pytest_vmscale.model import Measurement, Objective, Outcome, Status
+from pytest_vmscale.slo.reference import Reference
+
+
+def at_most(
+    id: str,
+    title: str,
+    value: float | None,
+    *,
+    unit: str,
+    limit: float | None,
+    source: str,
+    scope: str,
+    reference: float | None = None,
+    how: str = "",
+    trouble: str = "",
+    beyond: str = "not measured",
+    text: str | None = None,
+    why: str = "",
+) -> Objective:
+    """An upper limit. `limit` None: the value is reported, not judged. `trouble`: why it cannot be judged at all.
+    `value` None: it lies beyond what could be measured, which breaks any limit; `beyond` says so ("> 360 s"), and `why` says why."""
+    if trouble:
+        outcome, value, said, why = Outcome.INCONCLUSIVE, None, "not measured", trouble
+    else:
+        said = beyond if value is None else text or f"{value:.1f} {unit}"
+        if limit is None:
+            outcome = Outcome.REPORTED
+        elif value is None or value > limit:
+            outcome = Outcome.FAIL
+            if value is not None and not why:
+                over = f"{-percent_below(value, limit):.1f} % above" if limit > 0 else "above"
+                why = f"{value:.1f} {unit} is {over} the limit of {limit:.1f} {unit}"
+        else:
+            outcome, why = Outcome.PASS, ""
+    return Objective(
+        id=id,
+        title=title,
+        outcome=outcome,
+        measured=value,
+        measured_text=said,
+        limit=limit,
+        reference=reference,
+        unit=unit,
+        margin_percent=None if value is None or not limit else percent_below(value, limit),
+        source=source,
+        how=how,
+        scope=scope,
+        why=why,
+    )
+
+
+def at_least(
+    id: str,
+    title: str,
+    value: float | None,
+    *,
+    unit: str,
+    limit: float,
+    source: str,
+    scope: str,
+    reference: float | None = None,
+    trouble: str = "",
+    text: str | None = None,
+    why: str = "",
+) -> Objective:
+    """A lower limit: as `at_most`, the other way round. A margin below 0 is a breach here too."""
+    if trouble:
+        outcome, value, said, why = Outcome.INCONCLUSIVE, None, "not measured", trouble
+    else:
+        said = "not measured" if value is None else text or f"{value:.1f} {unit}"
+        outcome = Outcome.PASS if value is not None and value >= limit else Outcome.FAIL
+    return Objective(
+        id=id,
+        title=title,
+        outcome=outcome,
+        measured=value,
+        measured_text=said,
+        limit=limit,
+        reference=limit if reference is None else reference,
+        unit=unit,
+        margin_percent=None if value is None or not limit else (value - limit) / limit * 100,
+        source=source,
+        scope=scope,
+        why=why,
+    )
+
+
+def every_vm(
+    id: str, title: str, measurement: Measurement, minimum_percent: float, source: str, not_done: str, trouble: str = ""
+) -> Objective:
+    """At least so many percent of the VMs succeeded. `not_done`: what the others did not do ("never booted")."""
+    done = measurement.size - len(measurement.failed)
+    trouble = trouble or trouble_of(measurement)
+    return at_least(
+        id,
+        title,
+        None if trouble else done / measurement.size * 100,
+        unit="%",
+        limit=minimum_percent,
+        source=source,
+        scope=measurement.scope,
+        trouble=trouble,
+        text=f"{done} of {measurement.size}",
+        why=lost(measurement, not_done),
+    )
+
+
+def timed(
+    id: str,
+    title: str,
+    seconds: float | None,
+    reference: Reference | None,
+    tolerance_percent: float,
+    *,
+    measurement: Measurement,
+    source: str,
+    not_done: str,
+    trouble: str = "",
+) -> Objective:
+    """A time at most the reference's, plus the tolerance. `seconds` None: a VM that was lost, beyond the deadline."""
+    return at_most(
+        id,
+        title,
+        seconds,
+        unit="s",
+        limit=None if reference is None else reference.seconds * (1 + tolerance_percent / 100),
+        reference=None if reference is None else reference.seconds,
+        how="" if reference is None else f"{reference.how} + {tolerance_percent:g} %",
+        source=source,
+        scope=measurement.scope,
+        trouble=trouble or trouble_of(measurement),
+        beyond=f"> {measurement.deadline_seconds:g} s",
+        why="" if seconds is not None else lost(measurement, not_done),
+    )
+
+
+def trouble_of(measurement: Measurement) -> str:
+    """Why this measurement cannot be judged, or "" if it can."""
+    if not measurement.complete:
+        return f"the measurement was cut short: {measurement.incomplete_reason or 'no reason given'}"
+    if not measurement.size:
+        return "there are no samples"
+    asked = measurement.parameters.get("vms")
+    if asked is not None and asked != measurement.size:
+        return f"{asked} VMs were asked for and {measurement.size} recorded"
+    done = [record for record in measurement.records if record.succeeded]
+    times = [record.value(record.OUTCOME) for record in done if record.OUTCOME]
+    if missing := times.count(None):
+        return f"{missing} VMs succeeded without a {done[0].OUTCOME.removesuffix('_seconds').replace('_', ' ')}"
+    if wrong := [time for time in (*times, measurement.duration_seconds) if time is not None and not (math.isfinite(time) and time > 0)]:
+        return f"{wrong[0]} s is no duration: the clock cannot be trusted"
+    if not measurement.failed and measurement.duration_seconds is None:
+        return "every VM succeeded, and yet there is no duration"
+    return ""
+
+
+def lost(measurement: Measurement, not_done: str) -> str:
+    """ "5 of 20 VMs never booted (5 not up after 306 s)", or "" if none is lost."""
+    failed = measurement.failed
+    if not failed:
+        return ""
+    timed_out = sum(record.status is Status.TIMED_OUT for record in failed)
+    parts = [f"{timed_out} not done after {measurement.deadline_seconds:g} s"] if timed_out else []
+    parts += [f"{len(failed) - timed_out} failed"] if len(failed) > timed_out else []
+    return f"{len(failed)} of {measurement.size} VMs {not_done} ({', '.join(parts)})"
+
+
+def percent_below(measured: float, limit: float) -> float:
+    return (limit - measured) / limit * 100

@@ -35,8 +35,10 @@ class Login:
     """Who may log in. Without cloud-init the image's own accounts count, and this cluster knows nobody's key: all may."""
 
     keys: set[bytes] = field(default_factory=set)  # public keys in their wire form
-    password: str | None = None
+    password: str | None = None  # over SSH
     anybody: bool = False
+    user: str = ""  # cloud-init's first user, if it names one in place of the image's
+    passwords: dict[str, str] = field(default_factory=dict)  # on the console; "" is the first user
 
     @classmethod
     def of(cls, vmi: Object, secrets: dict[str, Object]) -> Login:
@@ -51,7 +53,29 @@ class Login:
                 login._add(str(key))
         if data.get("password") is not None and data.get("ssh_pwauth", True):
             login.password = str(data["password"])
+        named = data.get("user")
+        login.user = str(named.get("name", "") if isinstance(named, dict) else named or "")
+        login._set_passwords(data, users)
         return login
+
+    def _set_passwords(self, data: dict[str, Any], users: list[dict[str, Any]]) -> None:
+        if data.get("password") is not None:
+            self.passwords[""] = str(data["password"])
+        changed = data.get("chpasswd") if isinstance(data.get("chpasswd"), dict) else {}
+        listed = (changed or {}).get("list") or ()
+        lines = listed.splitlines() if isinstance(listed, str) else [str(each) for each in listed]
+        self.passwords.update((name.strip(), password) for name, colon, password in (line.partition(":") for line in lines) if colon)
+        self.passwords.update((str(each["name"]), str(each["plain_text_passwd"])) for each in users
+                              if each.get("name") and each.get("plain_text_passwd") and not each.get("lock_passwd", True))
+        self.passwords.update((str(each["name"]), str(each["password"])) for each in (changed or {}).get("users") or ()
+                              if isinstance(each, dict) and each.get("type") == "text" and each.get("name") and each.get("password"))
+
+    def lets_in(self, user: str, password: str, first_user: str) -> bool:
+        """On the console, by a password. `first_user` is the one that cloud-init's own password is for."""
+        if self.anybody:
+            return True
+        known = self.passwords.get(user, self.passwords.get("") if user == first_user else None)
+        return known is not None and password == known
 
     def _add(self, line: str) -> None:
         try:
@@ -103,7 +127,7 @@ class Sshd:
     def __init__(self, clock: SimClock, port: int) -> None:
         """`port`: where guests listen, in place of 22. OSError if no 127.x/16 is free."""
         self._clock, self.port = clock, port
-        self._listeners: dict[str, list[socket.socket]] = {}
+        self._listeners: dict[str, list[tuple[socket.socket, Callable[[socket.socket], Awaitable[None]]]]] = {}
         self._guests: dict[str, Guest] = {}
         self._connections: dict[str, set[asyncssh.SSHServerConnection]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -154,15 +178,24 @@ class Sshd:
             listener.setblocking(False)
             listener.bind((guest.address, port))
             listener.listen(BACKLOG)
-            asyncio.get_running_loop().add_reader(listener, self._accept, listener, serve)
-            self._listeners.setdefault(guest.address, []).append(listener)
+            self._listeners.setdefault(guest.address, []).append((listener, serve))
+        self.set_paused(guest)
+
+    def set_paused(self, guest: Guest) -> None:
+        """A paused guest accepts nobody: connections wait in its backlog."""
+        loop = asyncio.get_running_loop()
+        for listener, serve in self._listeners.get(guest.address, ()):
+            if guest.paused:
+                loop.remove_reader(listener)
+            else:
+                loop.add_reader(listener, self._accept, listener, serve)
 
     def close(self, guest: Guest) -> None:
         """Its ports refuse from now on, and its connections are cut."""
         self._close(guest.address)
 
     def _close(self, address: str) -> None:
-        for listener in self._listeners.pop(address, ()):
+        for listener, _ in self._listeners.pop(address, ()):
             asyncio.get_running_loop().remove_reader(listener)
             listener.close()
         self._guests.pop(address, None)

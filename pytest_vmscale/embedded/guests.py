@@ -13,6 +13,7 @@ from typing import Any
 
 from .api.store import Object
 from .clock import SimClock
+from .console import Console
 from .faults import Faults
 from .guest_ssh import Login, Sshd
 from .truth import Truth
@@ -110,6 +111,7 @@ class Guest:
     started_at: float
     running: bool = True
     answers: bool = False  # sshd is up
+    paused: bool = False  # its processors stand still: nothing in it answers
     _agent: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     async def agent_up(self) -> bool:
@@ -177,9 +179,14 @@ class Guests:
         self._storage = SharedStorage(clock, timing.boots_at_full_speed)
         self._by_uid: dict[str, Guest] = {}
         self._by_key: dict[tuple[str, str], Guest] = {}
+        self._consoles: dict[str, Console] = {}  # of the guests that somebody looked at
 
     def find(self, namespace: str, name: str) -> Guest | None:
         return self._by_key.get((namespace, name))
+
+    def console(self, guest: Guest) -> Console:
+        """The guest's serial console."""
+        return self._consoles.setdefault(guest.uid, Console(guest, self._clock))
 
     def on_node(self, node: str) -> list[Guest]:
         return [guest for guest in self._by_uid.values() if guest.node == node]
@@ -213,6 +220,8 @@ class Guests:
     def _read(self, guest: Guest, rest_seconds: float) -> None:
         """It has read what it needs from its disk; the rest of the boot is its own."""
         now = self._clock.now()
+        if guest.uid in self._consoles:
+            self._consoles[guest.uid].disk_read()
         if guest.system not in self._timing.has_no_agent:
             agent_at = now + max(0.0, rest_seconds - self._timing.agent_before_ssh_seconds)
             self._clock.call_at(agent_at, lambda: guest.agent(guest.running))
@@ -222,6 +231,8 @@ class Guests:
         if guest.running and not guest.answers:
             guest.answers = True
             self._sshd.open(guest)
+            if guest.uid in self._consoles:
+                self._consoles[guest.uid].booted()
             self._truth.write("guest-ssh-ready", guest.namespace, guest.name, address=guest.address)
 
     @property
@@ -236,10 +247,21 @@ class Guests:
             guest.started_at = self._clock.now()
             self._begin_boot(guest)
 
+    def set_paused(self, uid: str, paused: bool) -> None:
+        """Stop or go on: who connects or types meanwhile is answered afterwards. Its boot goes on as if it were not paused."""
+        guest = self._by_uid.get(uid)
+        if guest and guest.paused != paused:
+            guest.paused = paused
+            self._sshd.set_paused(guest)
+            if uid in self._consoles:
+                self._consoles[uid].resume()
+
     def close(self, uid: str) -> None:
         """The guest shuts down: sshd goes first."""
         guest = self._by_uid.get(uid)
         if guest:
+            if guest.answers and uid in self._consoles:
+                self._consoles[uid].shutting_down()
             guest.answers = False
             self._sshd.close(guest)
 
@@ -251,5 +273,8 @@ class Guests:
         self._by_key.pop((guest.namespace, guest.name), None)
         guest.running = guest.answers = False
         guest.agent(False)
+        console = self._consoles.pop(uid, None)
+        if console:
+            console.hang_up()
         self._sshd.close(guest)
         self._addresses.give_back(guest.address)

@@ -52,9 +52,9 @@ class VirtApi:
         """Add the subresources to the API server."""
         actions: list[tuple[str, str, set[str], Handler]] = [
             (VM, "start", {"PUT"}, self.start), (VM, "stop", {"PUT"}, self.stop), (VM, "restart", {"PUT"}, self.restart),
-            (VM, "migrate", {"PUT"}, self.migrate), (VM, "portforward", {"GET"}, self.portforward),
+            (VM, "migrate", {"PUT"}, self.migrate), (VM, "portforward", {"GET"}, self.vm_portforward),
             (VMI, "pause", {"PUT"}, self.pause), (VMI, "unpause", {"PUT"}, self.unpause), (VMI, "softreboot", {"PUT"}, self.soft_reboot),
-            (VMI, "portforward", {"GET"}, self.portforward), (VMI, "guestosinfo", {"GET"}, self.guest_os_info),
+            (VMI, "portforward", {"GET"}, self.portforward), (VMI, "console", {"GET"}, self.console), (VMI, "guestosinfo", {"GET"}, self.guest_os_info),
         ]
         for version in VERSIONS:
             server.add_group(GROUP, version, [
@@ -186,6 +186,7 @@ class VirtApi:
         if has_condition(vmi, "Paused") == paused:
             raise refused("virtualmachineinstance", name, "VMI is already paused" if paused else "VMI is not paused")
         if not options.get("dryRun"):
+            self._guests.set_paused(vmi["metadata"]["uid"], paused)
             await client.modify(self._vmis, namespace, name, lambda vmi: self._write_paused(vmi, paused))
         return web.Response(status=202)
 
@@ -218,6 +219,12 @@ class VirtApi:
 
     # Streams.
 
+    async def vm_portforward(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        vm = await self._vm(next(self._turn), namespace, name)
+        if not vm.get("status", {}).get("created"):
+            raise refused("virtualmachine", name, "VMI is not started")
+        return await self.portforward(request, namespace, name)
+
     async def portforward(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
         """.../portforward/PORT[/tcp]: a WebSocket whose binary messages are the bytes of a TCP connection into the guest."""
         rest = following(request)
@@ -226,11 +233,11 @@ class VirtApi:
         if len(rest) == 2 and rest[1] != "tcp":
             raise ApiError(400, f"only tcp is forwarded to these guests, not {rest[1]}")
         vmi = await self._needed_vmi(next(self._turn), namespace, name)
-        if phase_of(vmi) != "Running":
-            raise refused("virtualmachineinstance", name, "VMI is not running")
+        if has_condition(vmi, "Paused"):
+            raise refused("virtualmachineinstance", name, "VMI is paused")
         guest = self._guests.find(namespace, name)
-        if guest is None:
-            raise refused("virtualmachineinstance", name, "VMI is not running")
+        if guest is None or not vmi["status"].get("interfaces"):
+            raise ApiError(400, "no network interfaces are present")
         port = self._guests.ssh_port if int(rest[0]) in (SSH_PORT, self._guests.ssh_port) else int(rest[0])
         if port not in (self._guests.ssh_port, RDP_PORT):
             port = 1  # nothing listens there; the cluster's own ports on this machine are no guest's
@@ -238,12 +245,37 @@ class VirtApi:
             reader, writer = await asyncio.open_connection(guest.address, port)
         except OSError as error:
             raise ApiError(500, f"Internal error occurred: dialing VM: dial tcp {guest.address}:{rest[0]}: {error.strerror or error}") from None
-        socket = web.WebSocketResponse(protocols=(PROTOCOL,), max_msg_size=0)
         try:
-            await socket.prepare(request)
+            socket = await _upgraded(request)
             await self._pump(socket, reader, writer)
         finally:
             writer.close()
+        return socket
+
+    async def console(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        """The guest's serial port as a WebSocket. virt-handler lets one client have it: the next one cuts off the last, without a word."""
+        vmi = await self._needed_vmi(next(self._turn), namespace, name)
+        if vmi["spec"]["domain"].get("devices", {}).get("autoattachSerialConsole") is False:
+            raise ApiError(400, "No serial consoles are present.")
+        if phase_of(vmi) == "Failed":
+            raise refused("virtualmachineinstance", name, "VMI is in failed status")
+        guest = self._guests.find(namespace, name)
+        if phase_of(vmi) != "Running" or guest is None:
+            raise ApiError(400, "VMI is not running")
+        socket = await _upgraded(request)
+        transport = request.transport
+        output: asyncio.Queue[bytes] = asyncio.Queue()
+        client = self._guests.console(guest).connect(output.put_nowait, lambda: transport.abort() if transport else None)
+        sender = asyncio.create_task(_send_all(socket, output), name="console output")
+        try:
+            async for message in socket:
+                if message.type not in (WSMsgType.BINARY, WSMsgType.TEXT):
+                    break
+                await client.type(message.data if isinstance(message.data, bytes) else message.data.encode())
+        finally:
+            client.disconnect()
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
         return socket
 
     @staticmethod
@@ -272,6 +304,21 @@ class VirtApi:
 
 class Underway(Exception):
     """A start or stop was asked for already, and has not happened yet."""
+
+
+async def _upgraded(request: web.Request) -> web.WebSocketResponse:
+    """The request's WebSocket. ApiError if it asks for none."""
+    socket = web.WebSocketResponse(protocols=(PROTOCOL,), max_msg_size=0)
+    try:
+        await socket.prepare(request)
+    except web.HTTPBadRequest:
+        raise ApiError(400, "websocket: the client is not using the websocket protocol: 'upgrade' token not found in 'Connection' header") from None
+    return socket
+
+
+async def _send_all(socket: web.WebSocketResponse, output: asyncio.Queue[bytes]) -> None:
+    while True:
+        await socket.send_bytes(await output.get())
 
 
 def _switch(on: bool) -> Callable[[Object], None]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Callable
 from typing import Any
 
 import asyncssh
 import pytest
 
 from pytest_vmscale.embedded.clock import SimClock
+from pytest_vmscale.embedded.console import Console
 from pytest_vmscale.embedded.guest_ssh import Login, Shell
 from pytest_vmscale.embedded.guests import Addresses, Guest, SharedStorage, system_of
 
@@ -159,3 +161,39 @@ def test_commands(line: str, out: str, code: int) -> None:
 ])
 def test_what_does_not_work_says_so(line: str, error: str, code: int) -> None:
     assert run(line) == ("", error, code)
+
+
+# The serial console.
+
+def test_who_may_log_in_on_the_console() -> None:
+    login = Login.of(vmi(cloud_init(userData="""#cloud-config
+user: admin
+password: first
+chpasswd: {expire: false, list: "root:top\\nlee:odd:word\\n", users: [{name: kim, password: plain, type: text}, {name: ann, password: "$6$x", type: hash}]}
+users: [default, {name: bob, plain_text_passwd: open, lock_passwd: false}, {name: eve, plain_text_passwd: shut}]
+""")), {})
+    assert login.user == "admin"
+    known = {"admin": "first", "root": "top", "lee": "odd:word", "kim": "plain", "bob": "open"}
+    assert all(login.lets_in(user, password, "admin") for user, password in known.items())
+    assert not login.lets_in("fedora", "first", "admin")  # who is not cloud-init's first user
+    assert not any(login.lets_in(user, password, "admin") for user, password in (("eve", "shut"), ("ann", "$6$x"), ("root", "first"), ("bob", "")))
+
+
+def test_a_console_shows_the_kernels_messages_as_they_come_and_none_that_came_before() -> None:
+    async def inside() -> tuple[str, str]:
+        clock, heard = SimClock(100.0), [b"", b""]
+        guest = Guest("11111111-2222-4333-8444-555555555555", "ns", "vm1", "worker-000", "rhel", "127.9.1.1", Login(anybody=True), clock.now())
+        console = Console(guest, clock)
+
+        def write(number: int) -> Callable[[bytes], None]:
+            return lambda data: heard.__setitem__(number, heard[number] + data)
+
+        console.connect(write(0), lambda: None)
+        await clock.sleep(5.0)
+        console.connect(write(1), lambda: None)
+        await clock.sleep(5.0)
+        return heard[0].decode(), heard[1].decode()
+
+    early, late = asyncio.run(inside())
+    assert early.endswith("[    2.100000] systemd[1]: Set hostname to <vm1>.\r\n") and "\r\n[    1.400000] virtio_blk" in early
+    assert late == ""

@@ -36,6 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cleanup.add_argument("--run-id", required=True)
     cleanup.add_argument("--kubeconfig", default=os.environ.get("KUBECONFIG"))
     cleanup.add_argument("--context")
+    cleanup.add_argument(
+        "--forget-edits",
+        action="store_true",
+        help="drop the old values of what somebody else has changed since; without it they are kept, and told each time",
+    )
     cleanup.set_defaults(run=_cleanup)
     options = parser.parse_args(arguments)
     try:
@@ -200,12 +205,13 @@ def _cleanup(options: argparse.Namespace) -> int:
 
     try:
         check_run_id("--run-id", options.run_id)
-        removal = remove_run(options.run_id, options.kubeconfig, options.context)
+        removal = remove_run(options.run_id, options.kubeconfig, options.context, forget_edits=options.forget_edits)
     except (ClusterError, SettingsError) as error:
         raise CommandError(str(error)) from None
-    print(f"removed {removal.deleted} objects of run {options.run_id}")
+    undone = f", put back {removal.undone} edits" if removal.undone else ""
+    print(f"removed {removal.deleted} objects of run {options.run_id}{undone}")
     for line in removal.left:
-        print(f"not removed: {line}", file=sys.stderr)
+        print(f"left behind: {line}", file=sys.stderr)
     return 1 if removal.left else 0
 
 

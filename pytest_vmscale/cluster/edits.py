@@ -56,6 +56,11 @@ class Edits:
         self._opened = False
         self._opening = asyncio.Lock()
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was written down that may have to be undone."""
+        return self._opened
+
     async def change(self, ref: Ref, fields: Mapping[str, Any]) -> Object:
         """Set fields (JSON pointers; ABSENT removes one) and return the object as it then is. What is so already is left alone,
         and not put back. EditRefused, or ClusterError if it cannot be written down or done."""

@@ -46,7 +46,23 @@ KNOWN = {
     "stuck-scheduling": Known("how many of the launcher pods stay unschedulable", 0, 1_000_000, whole=True),
     "api-errors": Known("share of API requests that fail, in bursts of 429, 500 or connection resets", 0, 1),
     "watch-expiry": Known("after how many seconds a watch ends with 410 Gone", 0.001, 1e9),
-    "stuck-clones": Known("how many of the clones never finish", 0, 1_000_000, whole=True),
+    "node-stays-down": Known("how many of the nodes that reboot never come back", 0, 1_000_000, whole=True),
+    "slow-reboot": Known("factor by which a node's reboot takes longer", 1, 1000),
+    "degraded-pool": Known("how many nodes cannot apply a new machine config, because files on them were changed by hand", 0, 1_000_000, whole=True),
+    "stuck-clones": Known("how many of the clones never finish: copies stay at 40 %, others in their phase", 0, 1_000_000, whole=True),
+    "import-not-found": Known("how many of the imports get a 404", 0, 1_000_000, whole=True),
+    "import-bad-checksum": Known("how many of the imports get other data than their checksum says", 0, 1_000_000, whole=True),
+    "import-no-space": Known("how many of the imports do not fit into their volume", 0, 1_000_000, whole=True),
+    "unpurgeable-clones": Known("how many of the cloned volumes stay when they are deleted", 0, 1_000_000, whole=True),
+    "slow-node": Known("how many of the workers, the first by name, have a slow way to the storage", 0, 1_000_000, whole=True),
+    "slow-vm": Known("how many of the guests, the first that do I/O, have a slow way to the storage", 0, 1_000_000, whole=True),
+    "saturated-pool": Known("share of the storage's threads that other clients keep busy", 0, 0.99),
+    "no-fio": Known("how many of the guests' images have no fio", 0, 1_000_000, whole=True),
+    "disk-full": Known("how many of the guests have a full disk", 0, 1_000_000, whole=True),
+    "ssh-lost": Known("how many of the guests lose SSH in the middle of each run of fio, for a while", 0, 1_000_000, whole=True),
+    "migration-fails": Known("how many VMs' live migrations fail, each time", 0, 1_000_000, whole=True),
+    "migration-hangs": Known("how many VMs' live migrations make no progress, each time", 0, 1_000_000, whole=True),
+    "not-migratable": Known("how many of the running VMs cannot be live migrated any more", 0, 1_000_000, whole=True),
 }
 
 BURST_REQUESTS = 5  # a burst of API errors fails so many requests on average
@@ -122,8 +138,11 @@ class Faults:
 
     def value(self, name: str) -> float | None:
         """The value of this fault now, the last in the plan winning; None if it is not active."""
-        now = self._clock.now()
-        active = [fault.value for fault in self.plan if fault.name == name and fault.active(now)]
+        return self.value_at(name, self._clock.now())
+
+    def value_at(self, name: str, at: float) -> float | None:
+        """The same at another time than now."""
+        active = [fault.value for fault in self.plan if fault.name == name and fault.active(at)]
         return active[-1] if active else None
 
     @property
@@ -141,8 +160,49 @@ class Faults:
     def stuck_scheduling(self, namespace: str, pod: str) -> bool:
         return self._strikes("stuck-scheduling", f"{namespace}/{pod}")
 
+    @property
+    def reboot_slowdown(self) -> float:
+        """Factor on the time that a node is away when it reboots."""
+        return self.value("slow-reboot") or 1.0
+
+    def stays_down(self, node: str) -> bool:
+        return self._strikes("node-stays-down", node)
+
+    def config_drifted(self, node: str) -> bool:
+        """Whether files on the node are not what its machine config says."""
+        return self._strikes("degraded-pool", node)
+
     def stuck_clone(self, namespace: str, data_volume: str) -> bool:
         return self._strikes("stuck-clones", f"{namespace}/{data_volume}")
+
+    def migration_fails(self, namespace: str, vmi: str) -> bool:
+        return self._strikes("migration-fails", f"{namespace}/{vmi}")
+
+    def migration_hangs(self, namespace: str, vmi: str) -> bool:
+        return self._strikes("migration-hangs", f"{namespace}/{vmi}")
+
+    def not_migratable(self, namespace: str, vmi: str) -> bool:
+        return self._strikes("not-migratable", f"{namespace}/{vmi}")
+
+    def slow_vm(self, namespace: str, vmi: str) -> bool:
+        return self._strikes("slow-vm", f"{namespace}/{vmi}")
+
+    def no_fio(self, namespace: str, vmi: str) -> bool:
+        return self._strikes("no-fio", f"{namespace}/{vmi}")
+
+    def disk_full(self, namespace: str, vmi: str) -> bool:
+        return self._strikes("disk-full", f"{namespace}/{vmi}")
+
+    def ssh_lost(self, namespace: str, vmi: str) -> bool:
+        return self._strikes("ssh-lost", f"{namespace}/{vmi}")
+
+    def import_failure(self, namespace: str, data_volume: str) -> str | None:
+        """`not-found`, `bad-checksum` or `no-space`; None if this import goes well."""
+        kinds = ("not-found", "bad-checksum", "no-space")
+        return next((kind for kind in kinds if self._strikes(f"import-{kind}", f"{namespace}/{data_volume}")), None)
+
+    def unpurgeable_clone(self, volume: str) -> bool:
+        return self._strikes("unpurgeable-clones", volume)
 
     def api_failure(self) -> ApiFailure | None:
         """How the API request at hand fails, or None. Failures come in bursts of one sort."""

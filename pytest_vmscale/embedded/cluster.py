@@ -16,15 +16,20 @@ from .api.kinds import load_kinds
 from .api.resources import Resources
 from .api.server import ApiServer
 from .api.store import Store
+from .ceph import Ceph
 from .clock import SimClock
 from .controllers import KUBERNETES_CONTROLLERS
 from .controllers.cdi import DataVolumes
 from .controllers.disruption import Evictions
-from .controllers.kubevirt_admission import admit_vm
+from .controllers.kubevirt_admission import admit_migration, admit_vm
 from .controllers.kubevirt_client import Client
+from .controllers.kubevirt_evacuation import Evacuations, EvictionWebhook
 from .controllers.kubevirt_handler import VirtHandlers
+from .controllers.kubevirt_migration import Migrations
+from .controllers.kubevirt_migration_handler import MigrationHandlers
 from .controllers.kubevirt_vm import VirtualMachines
 from .controllers.kubevirt_vmi import VirtualMachineInstances
+from .controllers.machineconfig import MachineConfigOperator
 from .faults import Fault, Faults
 from .guest_ssh import Sshd
 from .guests import Guests
@@ -73,6 +78,7 @@ class Cluster:
         self.faults = Faults(self.clock, options.plan, options.seed)
         self.random = random.Random(options.seed)
         self.hosts = Hosts()
+        self.ceph = Ceph(self)
         self.evictions = Evictions(self.resources, self.clock.timestamp)
         self.workers = options.workers
         self._tls = state.tls([HOST])
@@ -83,9 +89,13 @@ class Cluster:
         self.virt_api = VirtApi(self, self.guests)
         self.virt_controller = Client(self, "virtualmachine-controller", self.timing.virt_controller)
         vmis = VirtualMachineInstances(self, self.virt_controller)
+        handlers = VirtHandlers(self, self.guests, vmis.launchers)
+        migrations = Migrations(self, self.virt_controller, vmis.launchers)
         self._controllers: list[Controller] = [
-            *(controller(self) for controller in KUBERNETES_CONTROLLERS), DataVolumes(self),
-            VirtualMachines(self, self.virt_controller), vmis, VirtHandlers(self, self.guests, vmis.launchers)]
+            *(controller(self) for controller in KUBERNETES_CONTROLLERS), MachineConfigOperator(self), DataVolumes(self),
+            VirtualMachines(self, self.virt_controller), vmis, handlers, migrations,
+            MigrationHandlers(self, self.guests, handlers), Evacuations(self, self.virt_controller, migrations)]
+        self.evictions.hooks.append(EvictionWebhook(self))
 
     async def start(self) -> Path:
         """Serve. Returns the kubeconfig."""
@@ -96,6 +106,7 @@ class Cluster:
                 setup(self.server)
         self.virt_api.serve(self.server)
         self.server.add_admission(self.resources.kind("virtualmachines.kubevirt.io"), admit_vm)
+        self.server.add_admission(self.resources.kind("virtualmachineinstancemigrations.kubevirt.io"), admit_migration(self.resources))
         self.server.add_route("GET", CLOCK_PATH, self._get_clock)
         self.server.add_route("PUT", CLOCK_PATH, self._put_clock)
         await self.sshd.start(self._state.jump_key, self._state.write)

@@ -8,12 +8,12 @@ import yaml
 
 from ..api.kinds import Kind
 from ..api.store import Object
-from .common import Cluster, is_true, selects
+from .common import Cluster
 from .nodes import NODES_FILE
 
 
 class Bootstrap:
-    """Creates the objects at its start. It needs the nodes' objects to count the machine config pools' members."""
+    """Creates the objects at its start."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._resources, self._clock = cluster.resources, cluster.clock
@@ -34,8 +34,6 @@ class Bootstrap:
         kind = self._resources.kinds.by_kind(obj["apiVersion"], obj["kind"])
         if kind is None:
             raise LookupError(f"bootstrap: {obj['apiVersion']} {obj['kind']} is not served")
-        if kind.plural == "machineconfigpools":
-            self._count(obj)
         self._stamp(obj)
         self._resources.create(kind, obj)
 
@@ -46,13 +44,6 @@ class Bootstrap:
             each.setdefault("lastTransitionTime", now)
         for each in status.get("history", ()):
             each.update(startedTime=now, completionTime=now)
-
-    def _count(self, pool: Object) -> None:
-        nodes = [node for node in self._resources.list(self._resources.kind("nodes"))
-                 if selects(pool["spec"]["nodeSelector"], node["metadata"].get("labels") or {})]
-        ready = sum(is_true(node, "Ready") and not node["spec"].get("unschedulable") for node in nodes)
-        pool["status"].update(machineCount=len(nodes), updatedMachineCount=len(nodes), readyMachineCount=ready,
-                              unavailableMachineCount=len(nodes) - ready, degradedMachineCount=0)
 
     def _definition(self, kind: Kind) -> Object:
         """Names, scope and versions. The schemas are in OpenAPI, where clients look."""

@@ -28,6 +28,9 @@ CONDITIONS = (
     ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
 )
 
+NO_NETWORK = ("container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: "
+              "No CNI configuration file in /etc/kubernetes/cni/net.d/. Has your network provider started?")
+
 
 def fill(template: Any, values: dict[str, str]) -> Any:
     """A copy of the template with each string's {placeholders} filled in."""
@@ -47,6 +50,7 @@ class Nodes:
         self._kind, self._leases = self._resources.kind("nodes"), self._resources.kind("leases")
         self._events = Recorder(cluster)
         self._boots: dict[str, int] = {}
+        self._starting: set[str] = set()  # have power, and are not ready yet
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -116,7 +120,7 @@ class Nodes:
         while True:
             await self._clock.sleep(self._interval(self._timing.node_status_report_interval_seconds))
             for _, name in [entry.key for entry in self._resources.store.entries(self._kind)]:
-                if self._cluster.hosts.is_up(name):
+                if self._cluster.hosts.is_up(name) and name not in self._starting:
                     self._resources.modify(self._kind, "", name, self._set_conditions, subresource="status")
 
     # Power.
@@ -124,6 +128,7 @@ class Nodes:
     def _power(self, name: str, up: bool) -> None:
         self._boots[name] = boot = self._boots.get(name, 0) + 1
         if up:
+            self._starting.add(name)
             self._clock.call_later(self._timing.kubelet_start_seconds, lambda: self._kubelet_started(name, boot))
 
     def _kubelet_started(self, name: str, boot: int) -> None:
@@ -134,13 +139,23 @@ class Nodes:
         def rebooted(node: Object) -> None:
             node["status"]["nodeInfo"]["bootID"] = boot_id
             self._set_conditions(node)
+            set_condition(node["status"], "Ready", "False", self._clock.timestamp(), "KubeletNotReady", NO_NETWORK)
 
         node = self._resources.modify(self._kind, "", name, rebooted, subresource="status")
         if node is not None:
             self._renew(name)
             self._events.event(node, "Normal", "Starting", "Starting kubelet.", "kubelet", name)
             self._events.event(node, "Warning", "Rebooted", f"Node {name} has been rebooted, boot id: {boot_id}", "kubelet", name)
-            self._events.event(node, "Normal", "NodeReady", f"Node {name} status is now: NodeReady", "kubelet", name)
+            self._events.event(node, "Normal", "NodeNotReady", f"Node {name} status is now: NodeNotReady", "kubelet", name)
+            self._clock.call_later(self._timing.node_network_seconds, lambda: self._network_ready(name, boot))
+
+    def _network_ready(self, name: str, boot: int) -> None:
+        """The network's daemon pods run: a node is ready only then."""
+        if self._boots[name] == boot:
+            self._starting.discard(name)
+            node = self._resources.modify(self._kind, "", name, self._set_conditions, subresource="status")
+            if node is not None:
+                self._events.event(node, "Normal", "NodeReady", f"Node {name} status is now: NodeReady", "kubelet", name)
 
 
 TAINT_UNSCHEDULABLE = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}

@@ -157,7 +157,7 @@ def trouble_of(measurement: Measurement) -> str:
     done = [record for record in measurement.records if record.succeeded]
     times = [record.value(record.OUTCOME) for record in done if record.OUTCOME]
     if missing := times.count(None):
-        return f"{missing} VMs succeeded without a {done[0].OUTCOME.removesuffix('_seconds').replace('_', ' ')}"
+        return f"{missing} VMs succeeded without {done[0].OUTCOME}"
     if wrong := [time for time in (*times, measurement.duration_seconds) if time is not None and not (math.isfinite(time) and time > 0)]:
         return f"{wrong[0]} s is no duration: the clock cannot be trusted"
     if not measurement.failed and measurement.duration_seconds is None:

@@ -6,7 +6,9 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_vmscale.model import BootRecord, Gap, Measurement, Moment, Status
+from pytest_vmscale.model import BootRecord, Gap, Measurement, Moment, Objective, Status
+from pytest_vmscale.slo import boot_storm
+from pytest_vmscale.slo.profile import Profile
 
 OSES = ("rhel", "rhel", "fedora", "windows")
 
@@ -72,3 +74,11 @@ def make_storm(vms: int, longest_seconds: float, lost: int = 0, seed: int = 1) -
     if times:
         times[-1] = longest_seconds
     return make_measurement([*times, *[None] * lost])
+
+
+def judge_storm(measurement: Measurement, profile: Profile, tolerance_percent: float | None = None) -> tuple[Objective, ...]:
+    return boot_storm.judge(measurement, profile, profile.tolerance_percent if tolerance_percent is None else tolerance_percent)
+
+
+def judge_sweep(measurements: Sequence[Measurement], profile: Profile) -> tuple[Objective, ...]:
+    return boot_storm.judge_together(measurements, profile, profile.tolerance_percent)

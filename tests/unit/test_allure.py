@@ -15,19 +15,18 @@ import pytest
 
 from pytest_vmscale.model import Objective
 from pytest_vmscale.report import allure as report
+from pytest_vmscale.report import tables
 from pytest_vmscale.report.junit import properties
-from pytest_vmscale.slo.judge import judge_boot_storm, judge_sweep
 from pytest_vmscale.slo.profile import load_profile
-from tests.unit.factories import make_measurement, make_record, make_storm
+from tests.unit.factories import judge_storm, judge_sweep, make_measurement, make_record, make_storm
 
 PROFILE = load_profile("reference")
 SUITE = """
 import pytest
 from pytest_vmscale.model import Outcome
 from pytest_vmscale.report.allure import active, attach
-from pytest_vmscale.slo.judge import judge_boot_storm, judge_sweep
 from pytest_vmscale.slo.profile import load_profile
-from tests.unit.factories import make_storm
+from tests.unit.factories import judge_storm, judge_sweep, make_storm
 
 PROFILE = load_profile("reference")
 STORMS = [make_storm(100, 90.0), make_storm(200, 190.0), make_storm(300, 420.0, lost=12)]
@@ -38,9 +37,9 @@ class MeasurementFailed(Exception):
 
 
 class Run:
-    objectives = [each for storm in STORMS for each in judge_boot_storm(storm, PROFILE)]
+    objectives = [each for storm in STORMS for each in judge_storm(storm, PROFILE)]
 
-    def subtitle(self):
+    def subtitle(self, measurement):
         return "embedded cluster, simulated at 60x"
 
 
@@ -48,7 +47,7 @@ class Run:
 @pytest.mark.parametrize("name", ["every_vm_boots", "duration", "boot_time_p99"])
 def test_storm(vms, name):
     storm = next(each for each in STORMS if each.size == vms)
-    objective = next(each for each in judge_boot_storm(storm, PROFILE) if each.id == f"bootstorm.{name}")
+    objective = next(each for each in judge_storm(storm, PROFILE) if each.id == f"bootstorm.{name}")
     attach(objective, [storm], Run())
     if objective.outcome is Outcome.FAIL:
         raise AssertionError(f"{objective.title}: {objective.measured_text}")
@@ -191,7 +190,7 @@ class Cells(HTMLParser):
 
 
 def test_the_worst_ten_are_the_lost_then_the_slowest() -> None:
-    rows = Cells(report.worst_table(make_storm(40, 60.0, lost=3))).rows[1:]
+    rows = Cells(tables.worst_table(make_storm(40, 60.0, lost=3), "SSH answers")).rows[1:]
     assert len(rows) == 10
     assert [row[5] for row in rows[:3]] == ["never"] * 3
     assert rows[0][4].endswith("no further than Scheduling")
@@ -201,7 +200,7 @@ def test_the_worst_ten_are_the_lost_then_the_slowest() -> None:
 
 def test_what_a_cluster_says_is_no_markup() -> None:
     record = make_record(0, None, error="<script>alert(1)</script>", vm_name="a<b")
-    table = report.worst_table(make_measurement([], records=(record,), parameters={}))
+    table = tables.worst_table(make_measurement([], records=(record,), parameters={}), "SSH answers")
     assert "<script" not in table
     assert Cells(table).rows[1][-1] == "<script>alert(1)</script>"
 
@@ -260,7 +259,7 @@ def by_id(objectives: tuple[Objective, ...], id: str) -> Objective:
 
 
 def test_properties_of_an_objective() -> None:
-    told = properties(by_id(judge_boot_storm(make_storm(1000, 1060.0), PROFILE), "bootstorm.duration"))
+    told = properties(by_id(judge_storm(make_storm(1000, 1060.0), PROFILE), "bootstorm.duration"))
     assert told["vmscale.objective"] == "bootstorm.duration"
     assert (told["vmscale.verdict"], told["vmscale.measured"], told["vmscale.limit"]) == ("pass", "1061", "1171.5")
     assert told["vmscale.reference"] == "1065"
@@ -269,7 +268,7 @@ def test_properties_of_an_objective() -> None:
 
 
 def test_a_figure_that_there_is_none_of_is_left_out() -> None:
-    lost = properties(by_id(judge_boot_storm(make_storm(100, 90.0, lost=1), PROFILE), "bootstorm.duration"))
+    lost = properties(by_id(judge_storm(make_storm(100, 90.0, lost=1), PROFILE), "bootstorm.duration"))
     assert "vmscale.measured" not in lost and "vmscale.margin_percent" not in lost
     assert lost["vmscale.measured_text"] == "> 3600 s"
     assert all(isinstance(value, str) and value for value in lost.values())

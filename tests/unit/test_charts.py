@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pytest_vmscale.model import Measurement
-from pytest_vmscale.report.charts import boot_time_distribution, phase_breakdown, ready_over_time, svg, sweep, write_charts
-from pytest_vmscale.slo.judge import judge_boot_storm
+from pytest_vmscale.report.boot_storm import boot_time_distribution, phase_breakdown, ready_over_time, sweep
+from pytest_vmscale.report.charts import svg, write_charts
 from pytest_vmscale.slo.profile import load_profile
-from tests.unit.factories import make_measurement, make_record, make_storm
+from tests.unit.factories import judge_storm, make_measurement, make_record, make_storm
 
 PROFILE = load_profile("reference")
 SIMULATED = "embedded, simulated at 60x"
@@ -47,8 +47,8 @@ def words(figure: object) -> str:
     ],
 )
 def test_a_chart_of_what_there_is_data_for(tmp_path: Path, measurements: list[Measurement], names: list[str]) -> None:
-    objectives = [each for measurement in measurements for each in judge_boot_storm(measurement, PROFILE)]
-    written = write_charts(tmp_path / "charts", measurements, objectives, SIMULATED)
+    objectives = [each for measurement in measurements for each in judge_storm(measurement, PROFILE)]
+    written = write_charts(tmp_path / "charts", measurements, objectives, lambda measurement: SIMULATED)
     assert sorted(path.name for path in written) == names == sorted(path.name for path in (tmp_path / "charts").iterdir())
     for path in written:
         assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
@@ -57,7 +57,7 @@ def test_a_chart_of_what_there_is_data_for(tmp_path: Path, measurements: list[Me
 
 def test_the_curve_rises_to_the_vms_that_came_up() -> None:
     measurement = make_measurement([10.0, 20.0, None])
-    figure = ready_over_time(measurement, judge_boot_storm(measurement, PROFILE), SIMULATED)
+    figure = ready_over_time(measurement, judge_storm(measurement, PROFILE), SIMULATED)
     assert figure is not None
     lines = {str(line.get_label()).split(" ")[0]: line for line in figure.axes[0].get_lines()}
     assert [float(value) for value in lines["up"].get_ydata()] == [0, 1, 2]  # type: ignore[union-attr]
@@ -72,7 +72,7 @@ def test_the_curve_rises_to_the_vms_that_came_up() -> None:
 
 def test_a_storm_is_drawn_against_its_own_limit() -> None:
     small, large = make_storm(100, 90.0), make_storm(1000, 1000.0)
-    objectives = [*judge_boot_storm(small, PROFILE), *judge_boot_storm(large, PROFILE)]
+    objectives = [*judge_storm(small, PROFILE), *judge_storm(large, PROFILE)]
     assert "limit 1171.5 s" in words(ready_over_time(large, objectives))
     assert "limit 112.2 s" in words(ready_over_time(small, objectives))
 
@@ -92,7 +92,7 @@ def test_phases_of_records_that_miss_some() -> None:
 
 def test_a_sweep_does_not_draw_across_a_point_that_lost_vms() -> None:
     points = [make_storm(10, 20.0), make_storm(20, 30.0, lost=2), make_storm(30, 40.0)]
-    figure = sweep(points, [each for point in points for each in judge_boot_storm(point, PROFILE)])
+    figure = sweep(points, [each for point in points for each in judge_storm(point, PROFILE)])
     assert figure is not None
     line = next(line for line in figure.axes[0].get_lines() if line.get_label() == "duration (all VMs up)")
     assert [float(value) for value in line.get_ydata()] == pytest.approx([20.009, float("nan"), 40.029], nan_ok=True)  # type: ignore[union-attr]

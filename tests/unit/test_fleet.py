@@ -292,7 +292,7 @@ def test_removal_deletes_what_is_nobodys_and_waits_for_the_rest(tmp_path: Path) 
             asyncio.get_running_loop().call_later(0.05, objects.drop, VOLUME.format(path[-1]))
 
     objects.on_delete = deleted
-    removal = on(objects, tmp_path, lambda c, k: remove(c, "r1", k, deadline_seconds=1000))
+    removal = on(objects, tmp_path, lambda c, k: remove(c, "vmscale.io/run-id=r1", k, deadline_seconds=1000))
     assert (removal.deleted, removal.left) == (3, ())
     assert set(objects.deleted) == {VM.format(0), VM.format(1), "/api/v1/namespaces/ns"}
     assert objects.deleted[-1] == "/api/v1/namespaces/ns"
@@ -313,7 +313,7 @@ def test_what_cannot_be_removed_is_named_with_its_reason(tmp_path: Path) -> None
             objects.put(path, obj)
 
     objects.on_delete = deleted
-    removal = on(objects, tmp_path, lambda c, k: remove(c, "r1", k, deadline_seconds=50))
+    removal = on(objects, tmp_path, lambda c, k: remove(c, "vmscale.io/run-id=r1", k, deadline_seconds=50))
     assert removal.left == (
         f"{VM.format(1)}: deleted at 2026-11-21T08:00:00Z, waits for kubevirt.io/stuck",
         f"{VOLUME.format(1)}: not being deleted",
@@ -334,12 +334,12 @@ def test_a_refused_deletion_is_not_waited_for(tmp_path: Path) -> None:
 
     async def run() -> Any:
         async with serving(handler, tmp_path, rate=RATE) as cluster:
-            return await asyncio.wait_for(remove(cluster, "r1", cluster.clock, deadline_seconds=1e9), 20)
+            return await asyncio.wait_for(remove(cluster, "vmscale.io/run-id=r1", cluster.clock, deadline_seconds=1e9), 20)
 
     removal = asyncio.run(run())
     assert len(removal.left) == 3 and all(line.endswith(": user u cannot delete") for line in removal.left)
 
 
 def test_nothing_to_remove_is_removed(tmp_path: Path) -> None:
-    removal = on(Objects(), tmp_path, lambda c, k: remove(c, "r1", k, deadline_seconds=10))
+    removal = on(Objects(), tmp_path, lambda c, k: remove(c, "vmscale.io/run-id=r1", k, deadline_seconds=10))
     assert (removal.deleted, removal.left) == (0, ())

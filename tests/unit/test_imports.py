@@ -23,8 +23,9 @@ ALLOWED = {
     "cluster": {"model", "clock"},
     "guest": {"model", "clock", "cluster"},
     "procedures": {"model", "clock", "cluster", "guest", "manifests"},
-    "slo": {"model", "yamlfile"},
-    "report": {"model", "slo"},
+    "slo": {"model", "settings", "yamlfile"},
+    "scenarios.py": {"model", "run", "settings", "slo"},
+    "report": {"model", "slo", "scenarios", "plan", "run"},
 }
 
 

@@ -16,9 +16,9 @@ from referencing import Registry, Resource
 
 from pytest_vmscale.model import Measurement
 from pytest_vmscale.report.files import About, ResultFiles, ScenarioFiles, schema, write_json
-from pytest_vmscale.slo.judge import judge_boot_storm, judge_sweep, verdict
+from pytest_vmscale.slo.judge import verdict
 from pytest_vmscale.slo.profile import load_profile
-from tests.unit.factories import make_measurement, make_record, make_storm
+from tests.unit.factories import judge_storm, judge_sweep, make_measurement, make_record, make_storm
 
 ABOUT = About(
     run_id="r-20261121-080000",
@@ -35,7 +35,6 @@ ABOUT = About(
         "node_shape": {"cpu": 40, "memory": "384Gi"},
         "time_rate": 60.0,
     },
-    workload={"vm_template": "rhel-8.5", "os_mix": {"rhel": 3}},
 )
 
 
@@ -58,10 +57,10 @@ def files(tmp_path: Path) -> ResultFiles:
 
 
 def finish(files: ResultFiles, measurement: Measurement) -> ScenarioFiles:
-    scenario = files.scenario("boot-storm")
+    scenario = files.scenario("boot-storm", workload={"vm_template": "rhel-8.5", "os_mix": {"rhel": 3}})
     for record in measurement.records:
         scenario.append(record)
-    scenario.finish(measurement, judge_boot_storm(measurement, load_profile("reference")), {"requested": True, "status": "Success"})
+    scenario.finish(measurement, judge_storm(measurement, load_profile("reference")), {"requested": True, "status": "Success"})
     return scenario
 
 
@@ -84,7 +83,7 @@ def test_every_file_keeps_to_its_schema(files: ResultFiles, measurement: Measure
     scenario = finish(files, measurement)
     check(read(scenario.paths.results), "results")
     check(read(scenario.paths.summary), "summary")
-    ruling = verdict(judge_boot_storm(measurement, load_profile("reference")))
+    ruling = verdict(judge_storm(measurement, load_profile("reference")))
     check(read(files.write_verdict(ruling, comparison={"baseline": "x"}, profile="reference")), "verdict")
     assert sorted(path.name for path in files.folder.iterdir()) == [
         "boot-storm_results.csv",
@@ -155,7 +154,7 @@ def test_two_at_once_do_not_mix(files: ResultFiles) -> None:
 
 
 def test_finish_again_says_how_the_clean_up_went(files: ResultFiles) -> None:
-    scenario = files.scenario("boot-storm")
+    scenario = files.scenario("boot-storm", workload={"vm_template": "rhel-8.5", "os_mix": {"rhel": 3}})
     measurement = make_storm(3, 30.0)
     scenario.finish(measurement)
     assert read(scenario.paths.results)["cleanup"] == {"requested": False, "status": None}

@@ -145,6 +145,11 @@ class Faults:
         active = [fault.value for fault in self.plan if fault.name == name and fault.active(at)]
         return active[-1] if active else None
 
+    def moments(self, name: str) -> list[float]:
+        """When this fault begins and ends, in cluster time: for parts that would not ask by themselves."""
+        planned = [fault for fault in self.plan if fault.name == name]
+        return sorted({at for fault in planned for at in (fault.at, *([] if fault.seconds is None else [fault.at + fault.seconds]))})
+
     @property
     def boot_slowdown(self) -> float:
         """Factor on every duration, and every request's price, between a start request and SSH."""

@@ -239,6 +239,12 @@ class Guests:
     def ssh_port(self) -> int:
         return self._sshd.port
 
+    def move(self, uid: str, node: str) -> None:
+        """The guest runs on another node from now on: nothing else about it changes."""
+        guest = self._by_uid.get(uid)
+        if guest:
+            guest.node = node
+
     def reboot(self, uid: str) -> None:
         """Ask the guest to reboot: it goes through its boot again, on the same machine."""
         guest = self._by_uid.get(uid)

@@ -16,6 +16,7 @@ from .api.representations import read_body
 from .api.server import ApiServer
 from .api.store import Object
 from .controllers.common import Cluster
+from .controllers.kubevirt_admission import admit_migration
 from .controllers.kubevirt_client import FINAL_PHASES, Client, has_condition, phase_of, set_vmi_condition
 from .controllers.kubevirt_status import run_strategy
 from .guest_ssh import RDP_PORT, SSH_PORT
@@ -47,6 +48,7 @@ class VirtApi:
         kind = cluster.resources.kind
         self._vms, self._vmis = kind("virtualmachines.kubevirt.io"), kind("virtualmachineinstances.kubevirt.io")
         self._migrations = kind("virtualmachineinstancemigrations.kubevirt.io")
+        self._admit_migration = admit_migration(cluster.resources)
 
     def serve(self, server: ApiServer) -> None:
         """Add the subresources to the API server."""
@@ -166,8 +168,13 @@ class VirtApi:
         vmi = await self._needed_vmi(client, namespace, name)
         if phase_of(vmi) != "Running":
             raise refused("virtualmachine", name, "VM is not running")
+        migration = {"metadata": {"generateName": "kubevirt-migrate-vm-", "namespace": namespace}, "spec": {"vmiName": name}}
+        try:
+            self._admit_migration(migration, None)
+        except ApiError as refusal:
+            raise ApiError(500, f"Internal error occurred: {refusal.message}") from None
         if not options.get("dryRun"):
-            await client.create(self._migrations, {"metadata": {"generateName": "kubevirt-migrate-vm-", "namespace": namespace}, "spec": {"vmiName": name}})
+            await client.create(self._migrations, migration)
         return web.Response(status=202)
 
     # The guest as it runs.

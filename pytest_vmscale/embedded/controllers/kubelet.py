@@ -411,6 +411,8 @@ class Kubelet:
         vmi = self._resources.find(self._vmis, known.key[0], owner["name"])
         if vmi is None or vmi["metadata"]["uid"] != owner["uid"] or self._guest_is_gone(vmi):
             return False
+        if vmi["status"].get("nodeName", known.node) != known.node:
+            return False  # the guest runs elsewhere: this is the target of a migration, or what one left behind
         self._stopping_launchers.setdefault((known.key[0], owner["name"]), set()).add(known.key)
         return True
 

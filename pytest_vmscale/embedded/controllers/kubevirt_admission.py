@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..api.errors import ApiError, Cause, details
+from ..api.resources import Resources
 from ..api.store import Object
+from .common import condition
+from .kubevirt_client import is_final, phase_of
+from .kubevirt_migration import FINAL, FINALIZER, VMI_NAME
 
 STRATEGIES = ("Halted", "Manual", "Always", "RerunOnFailure", "Once")
-VM_WEBHOOK, MIGRATION_WEBHOOK = "virtualmachine-validator.kubevirt.io", "migration-create-validator.kubevirt.io"
+VM_WEBHOOK = "virtualmachine-validator.kubevirt.io"
+MIGRATION_WEBHOOK, MIGRATION_UPDATE_WEBHOOK = "migration-create-validator.kubevirt.io", "migration-update-validator.kubevirt.io"
 
 
 def denied(webhook: str, causes: list[Cause]) -> ApiError:
@@ -66,3 +73,47 @@ def _volumes(spec: Object) -> list[Cause]:
         elif name not in used:
             causes.append(Cause(field, f"DataVolumeTemplate entry {field} must be referenced in the VMI template's 'volumes' list"))
     return causes
+
+
+def admit_migration(resources: Resources) -> Callable[[Object, Object | None], None]:
+    """What virt-api adds to new migrations, and which it refuses."""
+    migrations, vmis = resources.kind("virtualmachineinstancemigrations.kubevirt.io"), resources.kind("virtualmachineinstances.kubevirt.io")
+
+    def refused(message: str) -> ApiError:
+        return ApiError(400, f'admission webhook "{MIGRATION_WEBHOOK}" denied the request: {message}', "")
+
+    def create(migration: Object) -> None:
+        meta, name = migration["metadata"], migration["spec"].get("vmiName") or ""
+        namespace = meta["namespace"]
+        if not name:
+            raise denied(MIGRATION_WEBHOOK, [Cause("spec.vmiName", "vmiName is missing", "FieldValueRequired")])
+        if "priority" in migration["spec"]:
+            raise denied(MIGRATION_WEBHOOK, [Cause("spec.migrationPriority", "Migration priority queue, only virt-controller is allowed to set priority field",
+                                                   "FieldValueForbidden")])
+        vmi = resources.find(vmis, namespace, name)
+        if vmi is None:
+            raise refused(f'the VMI "{namespace}/{name}" does not exist')
+        if is_final(vmi):
+            raise refused("Cannot migrate VMI in finalized state.")
+        migratable = condition(vmi.get("status", {}).get("conditions") or (), "LiveMigratable")
+        if migratable is not None and migratable["status"] == "False":
+            raise refused(f"Cannot migrate VMI, Reason: {migratable.get('reason', '')}, Message: {migratable.get('message', '')}")
+        for entry in resources.store.entries(migrations, namespace):
+            if entry.labels.get(VMI_NAME) == name and phase_of(entry.obj) not in FINAL:
+                raise refused(f"in-flight migration detected. Active migration job ({entry.obj['metadata']['uid']}) is currently already in progress "
+                              f"for VMI {name}.")
+        meta.setdefault("labels", {})[VMI_NAME] = name
+        meta["finalizers"] = [*(meta.get("finalizers") or ()), FINALIZER]
+
+    def admit(migration: Object, old: Object | None) -> None:
+        if old is None:
+            create(migration)
+        elif migration["spec"] != old["spec"]:
+            raise denied(MIGRATION_UPDATE_WEBHOOK, [Cause("", "update of Migration object's spec is restricted", "FieldValueNotSupported")])
+        elif phase_of(old) not in FINAL and VMI_NAME in (labels := old["metadata"].get("labels") or {}):
+            new = migration["metadata"].get("labels")
+            if not new or new.get(VMI_NAME) != labels[VMI_NAME]:
+                verb = "modified on" if new else "removed from"
+                raise denied(MIGRATION_UPDATE_WEBHOOK, [Cause("", f"selector label can't be {verb} an in-flight migration", "FieldValueNotSupported")])
+
+    return admit

@@ -9,7 +9,8 @@ from typing import Any
 from ..api.store import Change, Key, Object
 from ..guests import Guest, Guests
 from .common import Children, Cluster, decoded
-from .kubevirt_client import FINAL_PHASES, Client, is_deleting, phase_of, set_phase, set_vmi_condition
+from .kubevirt_client import FINAL_PHASES, Client, condition_of, is_deleting, phase_of, set_phase, set_vmi_condition
+from .kubevirt_config import eviction_strategy
 from .kubevirt_pod import DEFAULT_GRACE_SECONDS, claim_name
 from .kubevirt_vmi import pod_of
 
@@ -32,6 +33,8 @@ class VirtHandlers:
         self._resources.watch(self._vmis, self._vmi_changed)
         self._resources.watch(self._pods, self._pod_changed)
         self._cluster.hosts.on_power(self._power)
+        for moment in self._cluster.faults.moments("not-migratable"):
+            self._clock.call_at(moment, self._check_migratable)
 
     async def stop(self) -> None:
         tasks = list(self._tasks.values())
@@ -117,14 +120,7 @@ class VirtHandlers:
             return
         status, now = vmi["status"], self._clock.timestamp()
         set_phase(vmi, "Running", now)
-        shared = [self._not_shared(vmi, volume) for volume in vmi["spec"].get("volumes") or ()]
-        blocking = next((name for name in shared if name), None)
-        if blocking:
-            set_vmi_condition(status, "LiveMigratable", "False", now, "DisksNotLiveMigratable",
-                              f"cannot migrate VMI: PVC {blocking} is not shared, live migration requires that all PVCs must be shared (using ReadWriteMany access mode)")
-        else:
-            set_vmi_condition(status, "LiveMigratable", "True", now)
-            status["migrationMethod"] = "LiveMigration"
+        self._write_migratable(vmi)
         set_vmi_condition(status, "StorageLiveMigratable", "True", now)
         status["selinuxContext"] = guest.selinux_context
         machine = (vmi["spec"]["domain"].get("machine") or {}).get("type") or "q35"
@@ -138,6 +134,42 @@ class VirtHandlers:
         for number, volume in enumerate(status.get("volumeStatus") or ()):
             bus = next((((disk.get("disk") or {}).get("bus")) for disk in devices if disk["name"] == volume["name"]), "virtio")
             volume["target"] = f"{'vd' if bus == 'virtio' else 'sd'}{chr(ord('a') + number % 26)}"
+
+    def _write_migratable(self, vmi: Object) -> None:
+        status, now = vmi["status"], self._clock.timestamp()
+        why = self._not_migratable(vmi)
+        if why:
+            set_vmi_condition(status, "LiveMigratable", "False", now, "DisksNotLiveMigratable", why)
+        else:
+            set_vmi_condition(status, "LiveMigratable", "True", now)
+            status["migrationMethod"] = "LiveMigration"
+
+    def _not_migratable(self, vmi: Object) -> str:
+        shared = [self._not_shared(vmi, volume) for volume in vmi["spec"].get("volumes") or ()]
+        blocking = next((name for name in shared if name), None)
+        if blocking:
+            return (f"cannot migrate VMI: PVC {blocking} is not shared, live migration requires that all PVCs must be shared "
+                    "(using ReadWriteMany access mode)")
+        if self._cluster.faults.not_migratable(vmi["metadata"]["namespace"], vmi["metadata"]["name"]):
+            return "cannot migrate VMI with non-shared HostDisk"  # as if one had been plugged in
+        return ""
+
+    def _check_migratable(self) -> None:
+        """Look at all running VMIs again: whether they can be migrated may have changed."""
+        for entry in self._resources.store.entries(self._vmis):
+            vmi = entry.obj
+            found = condition_of(vmi, "LiveMigratable")
+            if phase_of(vmi) == "Running" and found is not None and (found["status"] == "True") == bool(self._not_migratable(vmi)):
+                uid, node = vmi["metadata"]["uid"], vmi["status"]["nodeName"]
+                self._begin(uid, "check", self._tell_migratable(entry.key, node))
+
+    async def _tell_migratable(self, key: Key, node: str) -> None:
+        client = self.client(node)
+        await client.modify(self._vmis, *key, self._write_migratable)
+        vmi = self._resources.find(self._vmis, *key)
+        found = condition_of(vmi, "LiveMigratable") if vmi else None
+        if vmi is not None and found is not None and found["status"] == "False" and eviction_strategy(self._cluster, vmi) == "LiveMigrate":
+            client.event(vmi, "Migrated", f"EvictionStrategy is set but vmi is not migratable; {found['message']}", "Warning")
 
     def _not_shared(self, vmi: Object, volume: Object) -> str | None:
         name = claim_name(volume)

@@ -171,10 +171,9 @@ class VirtualMachineInstances:
 
     def _current_pod(self, vmi: Object, pods: list[Object]) -> Object | None:
         """The pod that the guest runs in: on its node, or before that the oldest."""
-        node = vmi.get("status", {}).get("nodeName")
-        on_node = [pod for pod in pods if node and pod["spec"].get("nodeName") == node]
-        oldest = sorted(on_node or ([] if node else pods), key=lambda pod: pod["metadata"]["creationTimestamp"])
-        return oldest[0] if oldest else None
+        if vmi.get("status", {}).get("nodeName"):
+            return pod_of(vmi, pods)
+        return min(pods, key=lambda pod: pod["metadata"]["creationTimestamp"], default=None)
 
     def _write_status(self, vmi: Object, pods: list[Object]) -> None:
         """Bring a VMI (a copy) up to what its pods are."""
@@ -187,6 +186,10 @@ class VirtualMachineInstances:
             status["activePods"] = active
         if is_final(vmi):
             return
+        if status.get("evacuationNodeName"):
+            set_vmi_condition(status, "EvictionRequested", "True", now, "EvictionRequested", "VMI is marked for eviction", probed=True)
+        else:
+            remove_condition(status, "EvictionRequested")
         if pod is None:
             if phase not in ("", "Pending"):
                 set_vmi_condition(status, "Ready", "False", now, "PodNotExists", "virt-launcher pod has not yet been scheduled", probed=True)
@@ -228,7 +231,7 @@ class VirtualMachineInstances:
         if pod_status.get("phase") == "Failed" or pod_status.get("phase") == "Succeeded":
             set_phase(vmi, "Failed", now)
             return
-        if pod_status.get("phase") != "Running" or not _containers_ready(pod) or is_deleting(pod):
+        if pod_status.get("phase") != "Running" or not containers_ready(pod) or is_deleting(pod):
             return
         set_phase(vmi, "Scheduled", now)
         node = pod["spec"]["nodeName"]
@@ -266,14 +269,15 @@ class VirtualMachineInstances:
             set_vmi_condition(status, "Ready", "False", now, "PodConditionMissing", "virt-launcher pod is missing the Ready condition", probed=True)
 
 
-def _containers_ready(pod: Object) -> bool:
+def containers_ready(pod: Object) -> bool:
     statuses = pod.get("status", {}).get("containerStatuses") or []
     return bool(statuses) and all(each.get("ready") for each in statuses)
 
 
 def pod_of(vmi: Object, pods: list[Object]) -> Object | None:
-    """The launcher pod on the VMI's node."""
+    """The newest launcher pod on the VMI's node: one that the guest migrated away from may be there still."""
     node = vmi.get("status", {}).get("nodeName")
-    return next((pod for pod in pods if node and pod["spec"].get("nodeName") == node), None)
+    on_node = [pod for pod in pods if node and pod["spec"].get("nodeName") == node]
+    return max(on_node, key=lambda pod: pod["metadata"]["creationTimestamp"], default=None)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .fleets import plan_fleet
+from .manifests.cdi import golden_name
 
 if TYPE_CHECKING:
     from .model import Fleet
@@ -48,12 +49,24 @@ def fleet_lines(settings: Settings, fleet: Fleet) -> tuple[str, ...]:
     told = [f"{len(spaces)} namespaces {spaces[0]} to {spaces[-1]}" if len(spaces) > 1 else f"the namespace {spaces[0]}"]
     for name, count in fleet.os_mix.items():
         image = settings.guest(name)
-        source = (
-            f"a {image.disk_size} disk cloned from {image.source_pvc}" if image.source_pvc else f"container disk {image.container_disk}"
-        )
+        source = f"container disk {image.container_disk}"
+        if golden := image.image:
+            source = f"a {image.disk_size} disk cloned from {'/'.join(golden_name(name, image, golden, settings.site.storage))}"
         told.append(f"{count} VirtualMachines {name} ({image.cpu} CPU, {image.memory}), each from {source}")
     told.append(f"first {fleet.guests[0].key}, last {fleet.guests[-1].key}")
+    told += image_lines(settings, fleet)
     return tuple(told)
+
+
+def image_lines(settings: Settings, fleet: Fleet) -> list[str]:
+    """The golden images that would be imported, if they are not there yet."""
+    told = []
+    for name in fleet.os_mix:
+        image = settings.guest(name)
+        if (golden := image.image) and golden.imported:
+            where = "/".join(golden_name(name, image, golden, settings.site.storage))
+            told.append(f"the golden image {where} from {golden.http or golden.registry or golden.s3}, if it is not there (it is kept)")
+    return told
 
 
 def main_fleet_lines(settings: Settings) -> tuple[str, ...]:

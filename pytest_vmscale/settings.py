@@ -38,18 +38,54 @@ class Ready(_Strict):
     tcp: Annotated[int, Field(ge=1, le=65535)] | None = None
 
 
-class GuestImage(_Strict):
-    """One OS of the fleet: what its VMs are made of. Exactly one of `source_pvc` and `container_disk`."""
+class GoldenImage(_Strict):
+    """Where the image comes from that the VMs' disks are clones of. Exactly one source: one to import (http, registry, s3), which
+    a run imports once and later runs use again, or one that is there (pvc, volume_snapshot, data_source)."""
 
+    http: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    registry: Annotated[str, Field(pattern=r"^(docker|oci-archive)://")] | None = None
+    s3: Annotated[str, Field(pattern=r"^(https?|s3)://")] | None = None
+    pvc: NamespacedName | None = None
+    volume_snapshot: NamespacedName | None = None
+    data_source: NamespacedName | None = None
+    secret: str | None = None  # beside the image: accessKeyId and secretKey
+    cert_config_map: str | None = None  # beside the image: the server's CA
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = "default"  # to import to; it must be there
+    size: Quantity | None = None  # of the image's disk (default: the guests' disk_size)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> GoldenImage:
+        known = ("http", "registry", "s3", "pvc", "volume_snapshot", "data_source")
+        if sum(getattr(self, name) is not None for name in known) != 1:
+            raise ValueError(f"golden needs exactly one of {', '.join(known)}")
+        if not self.imported and (self.secret or self.cert_config_map or self.size):
+            raise ValueError("golden: secret, cert_config_map and size are for an image that is imported (http, registry, s3)")
+        return self
+
+    @property
+    def imported(self) -> bool:
+        return bool(self.http or self.registry or self.s3)
+
+
+class GuestImage(_Strict):
+    """One OS of the fleet: what its VMs are made of. Exactly one of `golden`, `source_pvc` (short for golden: {pvc: ...}) and
+    `container_disk`."""
+
+    golden: GoldenImage | None = None
     source_pvc: NamespacedName | None = None
     container_disk: str | None = None
     disk_size: Quantity = "40Gi"
     cpu: Quantity = "1"
+    cpu_limit: Quantity | None = None
+    cpu_model: str | None = None  # default: the site's
     memory: Quantity = "4G"
     family: Literal["linux", "windows"] = "linux"
     eviction_strategy: Literal["None", "LiveMigrate", "LiveMigrateIfPossible", "External"] = "LiveMigrate"
     network: NamespacedName | Literal["pod"] = "pod"
     termination_grace_period_seconds: Annotated[int, Field(ge=0)] = 60
+    multiqueue: bool = True  # of the network interface; Linux only
+    rng: bool = True  # Linux only
+    annotations: dict[str, str] = {}  # of the VMIs
     cloud_init: bool = True
     ssh_user: str | None = None
     ready: Ready = Ready()
@@ -66,11 +102,16 @@ class GuestImage(_Strict):
 
     @model_validator(mode="after")
     def _one_disk(self) -> GuestImage:
-        if (self.source_pvc is None) == (self.container_disk is None):
-            raise ValueError("give exactly one of source_pvc and container_disk")
+        if [self.golden, self.source_pvc, self.container_disk].count(None) != 2:
+            raise ValueError("give exactly one of golden, source_pvc and container_disk")
         if self.ready.ssh == (self.ready.tcp is not None):
             raise ValueError("ready must be either ssh, or {tcp: PORT}")
         return self
+
+    @property
+    def image(self) -> GoldenImage | None:
+        """What the disks are cloned from; None for container disks."""
+        return GoldenImage(pvc=self.source_pvc) if self.source_pvc else self.golden
 
 
 class JumpHost(_Strict):
@@ -96,17 +137,18 @@ class Storage(_Strict):
     """What the VMs' disks are made from."""
 
     storage_class: str | None = Field("ocs-external-storagecluster-ceph-rbd", alias="class")
-    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] = "ReadWriteMany"
-    volume_mode: Literal["Block", "Filesystem"] = "Block"
+    access_mode: Literal["ReadWriteMany", "ReadWriteOnce"] | None = None  # None: the class' StorageProfile says
+    volume_mode: Literal["Block", "Filesystem"] | None = None
 
 
 # The reference's fleet: sections "RHEL VM", "Windows 10 VM" and "Fedora VM" of its appendix.
 REFERENCE_GUESTS: dict[str, GuestImage] = {
-    "rhel": GuestImage(source_pvc="default/rhel-dv", network="default/linux-bridge"),
+    "rhel": GuestImage(source_pvc="default/rhel-dv", network="default/linux-bridge", cpu_model="host-passthrough"),
     "windows": GuestImage(
         source_pvc="default/win10-dv",
         network="default/linux-bridge",
         family="windows",
+        cpu_model="host-passthrough",
         cloud_init=False,
         termination_grace_period_seconds=0,
         ssh_user="Administrator",
@@ -114,7 +156,11 @@ REFERENCE_GUESTS: dict[str, GuestImage] = {
     "fedora": GuestImage(
         container_disk="quay.io/kubevirt/fedora-container-disk-images:35",
         cpu="100m",
+        cpu_limit="100m",
         memory="256Mi",
+        multiqueue=False,
+        rng=False,
+        annotations={"descheduler.alpha.kubernetes.io/evict": "true"},
         eviction_strategy="None",
         termination_grace_period_seconds=0,
         ssh_user="fedora",

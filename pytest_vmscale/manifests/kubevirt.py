@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..model import Guest
-from .core import Manifest, guest_labels
+from .cdi import claim, clone_source
+from .core import Manifest, fleet_labels, guest_labels, secret
+from .placement import ANYWHERE, Placement
 
 if TYPE_CHECKING:
-    from ..settings import GuestImage, Site
+    from ..settings import GoldenImage, GuestImage, Site
 
 # What Windows needs of the hypervisor to run well; see the reference's Windows 10 template. `synic` is what it
 # misprints as `sync`.
@@ -37,11 +39,10 @@ WINDOWS_CLOCK: Manifest = {
 }
 
 
-def virtual_machine(
-    guest: Guest, image: GuestImage, site: Site, run_id: str, fleet: str, ssh_user: str, public_key: str | None
-) -> Manifest:
-    """A stopped VM. `public_key` (OpenSSH format) goes into the guest through cloud-init, where the image has it."""
+def virtual_machine(guest: Guest, image: GuestImage, site: Site, run_id: str, fleet: str, placement: Placement = ANYWHERE) -> Manifest:
+    """A stopped VM. Its user and key come from the Secret of its OS (cloud_init_secret), where the image has cloud-init."""
     labels = guest_labels(run_id, fleet, guest)
+    named = {**labels, "kubevirt.io/vm": guest.name}
     disk_name = "containerdisk" if image.container_disk else "rootdisk"
     disks = [{"name": disk_name, "disk": {"bus": "virtio"}}]
     volumes: list[Manifest] = []
@@ -49,30 +50,44 @@ def virtual_machine(
         volumes.append({"name": disk_name, "containerDisk": {"image": image.container_disk}})
     else:
         volumes.append({"name": disk_name, "dataVolume": {"name": f"{guest.name}-root"}})
-    if image.cloud_init and public_key:
+    if image.cloud_init:
         disks.append({"name": "cloudinitdisk", "disk": {"bus": "virtio"}})
-        volumes.append({"name": "cloudinitdisk", "cloudInitNoCloud": {"userData": cloud_config(ssh_user, public_key)}})
+        # KubeVirt's UserDataSecretRef; on the wire it is called secretRef.
+        volumes.append({"name": "cloudinitdisk", "cloudInitNoCloud": {"secretRef": {"name": secret_name(guest.os)}}})
+    metadata: Manifest = {"labels": named}
+    if image.annotations:
+        metadata["annotations"] = dict(image.annotations)
     spec: Manifest = {
         "runStrategy": "Halted",
         "template": {
-            "metadata": {"labels": {**labels, "kubevirt.io/vm": guest.name}},
+            "metadata": metadata,
             "spec": {
                 "evictionStrategy": image.eviction_strategy,
                 "terminationGracePeriodSeconds": image.termination_grace_period_seconds,
+                **placement.of(guest.index, fleet_labels(run_id, fleet)),
                 "domain": _domain(image, site, disks),
                 "networks": [_network(image)],
                 "volumes": volumes,
             },
         },
     }
-    if image.source_pvc:
-        spec["dataVolumeTemplates"] = [_root_disk(guest, image, site, labels)]
+    if golden := image.image:
+        spec["dataVolumeTemplates"] = [_root_disk(guest, image, golden, site, labels)]
     return {
         "apiVersion": "kubevirt.io/v1",
         "kind": "VirtualMachine",
-        "metadata": {"name": guest.name, "namespace": guest.namespace, "labels": labels},
+        "metadata": {"name": guest.name, "namespace": guest.namespace, "labels": named},
         "spec": spec,
     }
+
+
+def secret_name(os: str) -> str:
+    return f"cloud-init-{os}"
+
+
+def cloud_init_secret(namespace: str, os: str, run_id: str, fleet: str, ssh_user: str, public_key: str) -> Manifest:
+    """What cloud-init is told in every guest of this OS in the namespace: `public_key` (OpenSSH format) lets the run in."""
+    return secret(namespace, secret_name(os), {"userdata": cloud_config(ssh_user, public_key)}, fleet_labels(run_id, fleet))
 
 
 def cloud_config(user: str, public_key: str) -> str:
@@ -87,17 +102,20 @@ def cloud_config(user: str, public_key: str) -> str:
 
 def _domain(image: GuestImage, site: Site, disks: list[Manifest]) -> Manifest:
     cpu: Manifest = {"cores": 1, "sockets": 1, "threads": 1}
-    if site.cpu_model:
-        cpu["model"] = site.cpu_model
+    if model := image.cpu_model or site.cpu_model:
+        cpu["model"] = model
     binding: Manifest = {"masquerade": {}} if image.network == "pod" else {"bridge": {}}
     devices: dict[str, Any] = {"disks": disks, "interfaces": [{"name": "nic-0", "model": "virtio", **binding}]}
     resources: Manifest = {"requests": {"cpu": image.cpu, "memory": image.memory}}
+    if image.cpu_limit:
+        resources["limits"] = {"cpu": image.cpu_limit}
     domain: Manifest = {"cpu": cpu, "machine": {"type": site.machine_type}, "resources": resources, "devices": devices}
     if image.family == "windows":
         devices["blockMultiQueue"] = False
         domain.update(features=WINDOWS_FEATURES, clock=WINDOWS_CLOCK)
     else:
-        devices.update(networkInterfaceMultiqueue=True, rng={})
+        devices.update({"networkInterfaceMultiqueue": True} if image.multiqueue else {})
+        devices.update({"rng": {}} if image.rng else {})
     return domain
 
 
@@ -105,16 +123,8 @@ def _network(image: GuestImage) -> Manifest:
     return {"name": "nic-0", "pod": {}} if image.network == "pod" else {"name": "nic-0", "multus": {"networkName": image.network}}
 
 
-def _root_disk(guest: Guest, image: GuestImage, site: Site, labels: dict[str, str]) -> Manifest:
-    namespace, name = str(image.source_pvc).split("/")
-    claim: Manifest = {
-        "accessModes": [site.storage.access_mode],
-        "volumeMode": site.storage.volume_mode,
-        "resources": {"requests": {"storage": image.disk_size}},
-    }
-    if site.storage.storage_class:
-        claim["storageClassName"] = site.storage.storage_class
+def _root_disk(guest: Guest, image: GuestImage, golden: GoldenImage, site: Site, labels: dict[str, str]) -> Manifest:
     return {
         "metadata": {"name": f"{guest.name}-root", "labels": labels},
-        "spec": {"source": {"pvc": {"namespace": namespace, "name": name}}, "storage": claim},
+        "spec": {**clone_source(guest.os, image, golden, site.storage), **claim(image.disk_size, site.storage)},
     }

@@ -111,7 +111,7 @@ async def provision(
     disks there. Returns the cluster seconds it took. FleetError if they are not by the deadline, ApiError if one is refused."""
     began = clock.now()
     seen_volumes: set[str] = set()
-    wait = _Wait(clock, deadline_seconds, on_progress)
+    wait = Wait(clock, deadline_seconds, on_progress)
 
     def on_volume(event: Event[DataVolume]) -> None:
         seen_volumes.add(event.object.key)
@@ -128,7 +128,7 @@ async def provision(
 
         left = await wait.until_none(unfinished, (vms, data_volumes), "provisioned", len(fleet.guests))
     if left:
-        raise _unfinished("provisioned", left, len(fleet.guests), deadline_seconds)
+        raise unfinished_error("provisioned", left, len(fleet.guests), deadline_seconds)
     return clock.now() - began
 
 
@@ -170,7 +170,7 @@ async def stop_all(
     """Stop the fleet's VMs and wait until no VMI of theirs is left. Returns the cluster seconds it took; FleetError if
     some are still up by the deadline."""
     began = clock.now()
-    wait = _Wait(clock, deadline_seconds, on_progress)
+    wait = Wait(clock, deadline_seconds, on_progress)
     vms = Watch(cluster, VMS, Vm, wait, selector=fleet.selector)
     vmis = Watch(cluster, VMIS, Projection, wait, selector=fleet.selector)
     async with vms, vmis:
@@ -198,7 +198,7 @@ async def stop_all(
         await in_parallel(stop, list(unstopped()))
         left = await wait.until_none(unstopped, (vms, vmis), "stopped", len(fleet.guests))
     if left:
-        raise _unfinished("stopped", left, len(fleet.guests), deadline_seconds)
+        raise unfinished_error("stopped", left, len(fleet.guests), deadline_seconds)
     return clock.now() - began
 
 
@@ -225,7 +225,7 @@ async def remove(
 
     What refuses to go is in the result, with its reason."""
     began = clock.now()
-    wait = _Wait(clock, deadline_seconds, on_progress)
+    wait = Wait(clock, deadline_seconds, on_progress)
     refused: dict[str, str] = {}
     deleted = 0
 
@@ -287,10 +287,10 @@ def _object_path(path: str, key: str) -> str:
     return f"{base}/namespaces/{namespace}/{plural}/{name}" if namespace else f"{base}/{plural}/{name}"
 
 
-class _Wait:
+class Wait:
     """Waits until watches show that nothing is unfinished, or until a cluster time. It is their on_event."""
 
-    def __init__(self, clock: Clock, deadline_seconds: float, on_progress: OnProgress | None) -> None:
+    def __init__(self, clock: Clock, deadline_seconds: float, on_progress: OnProgress | None = None) -> None:
         self._clock, self._on_progress = clock, on_progress
         self._give_up = clock.now() + deadline_seconds
         self._changed = asyncio.Event()
@@ -337,7 +337,7 @@ async def _if_served(watch: Watch[Any]) -> AsyncIterator[Watch[Any] | None]:
         await watch.stop()
 
 
-def _unfinished(what: str, left: Mapping[str, str], total: int, deadline_seconds: float) -> FleetError:
+def unfinished_error(what: str, left: Mapping[str, str], total: int, deadline_seconds: float) -> FleetError:
     states = ", ".join(f"{count} {state}" for state, count in Counter(left.values()).most_common(4))
     return FleetError(
         f"{len(left)} of {total} VMs were not {what} within {deadline_seconds:.0f} s: {states} (first: {next(iter(left))})", left

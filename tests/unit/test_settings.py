@@ -81,7 +81,7 @@ def test_bad_times_name_the_option(text):
         ("storage:\n  clas: x\n", 2, "unknown key 'storage.clas'; did you mean 'class'?"),
         ("shh:\n  user: x\n", 1, "unknown key 'shh'; did you mean 'ssh'?"),
         ("\nguests:\n  sles:\n    source_pvc: a/b\n    ready: {tpc: 4}\n", 5, "did you mean 'tcp'?"),
-        ("guests:\n  sles: {}\n", 2, "give exactly one of source_pvc and container_disk"),
+        ("guests:\n  sles: {}\n", 2, "give exactly one of golden, source_pvc and container_disk"),
         ("ssh:\n  user: a\n  user: b\n", 3, "'ssh.user' is given twice (first on line 2)"),
         ("ssh: [\n", 2, "expected"),
         ("ssh:\n  port: 70000\n", 2, "ssh.port"),

@@ -1,0 +1,63 @@
+"""Which nodes a fleet's VMs may run on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .core import Manifest
+
+HOSTNAME = "kubernetes.io/hostname"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Anywhere, unless it was made by one of the constructors below."""
+
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    nodes: tuple[str, ...] = ()
+    per_node: int = 0
+    even: bool = False
+
+    @classmethod
+    def spread(cls) -> Placement:
+        """On all nodes, as evenly as it goes: no node gets a second VM while another has none."""
+        return cls(even=True)
+
+    @classmethod
+    def on_nodes(cls, nodes: Sequence[str], per_node: int) -> Placement:
+        """`per_node` VMs on each of these nodes (their hostname labels): the fleet's first VMs on the first node, and so on."""
+        if per_node < 1 or not nodes:
+            raise ValueError(f"{per_node} VMs on each of {len(nodes)} nodes is no placement")
+        return cls(nodes=tuple(nodes), per_node=per_node)
+
+    @classmethod
+    def on_node(cls, node: str) -> Placement:
+        """All on one node."""
+        return cls(node_selector={HOSTNAME: node})
+
+    @classmethod
+    def in_zone(cls, label: str, value: str = "") -> Placement:
+        """On the nodes that have this label."""
+        return cls(node_selector={label: value})
+
+    @property
+    def room(self) -> int | None:
+        """How many VMs it has a place for; None for any number."""
+        return len(self.nodes) * self.per_node if self.nodes else None
+
+    def of(self, index: int, labels: Mapping[str, str]) -> Manifest:
+        """What the spec of the fleet's VM of this index says of nodes. `labels` tell the fleet's VMs. ValueError if it has no place."""
+        selector = dict(self.node_selector)
+        if self.nodes:
+            if not 0 <= index < len(self.nodes) * self.per_node:
+                raise ValueError(f"VM {index} has no place: {self.per_node} on each of {len(self.nodes)} nodes")
+            selector[HOSTNAME] = self.nodes[index // self.per_node]
+        found: Manifest = {"nodeSelector": selector} if selector else {}
+        if self.even:
+            constraint = {"maxSkew": 1, "topologyKey": HOSTNAME, "whenUnsatisfiable": "ScheduleAnyway"}
+            found["topologySpreadConstraints"] = [{**constraint, "labelSelector": {"matchLabels": dict(labels)}}]
+        return found
+
+
+ANYWHERE = Placement()

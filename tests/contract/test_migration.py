@@ -215,7 +215,7 @@ def test_the_limits_of_the_cluster_and_of_the_node_hold(tmp_path: Path, per_clus
             cluster.create(VMIM, migration(f"m{n}", f"mig{n}"))
         for n in range(4):
             assert ended(cluster, f"mig{n}")["status"]["phase"] == "Succeeded"
-        truth = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
+    truth = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
     starts = {each["migration"]: each["t"] for each in truth if each["kind"] == "migration-target-created"}
     ends = {each["migration"]: each["t"] for each in truth if each["kind"] == "migration-ended"}
     assert most_at_once([(starts[name], ends[name]) for name in starts]) == expected

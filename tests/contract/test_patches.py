@@ -106,6 +106,37 @@ def test_strategic_merges_lists_by_key(api: Api, pod: str) -> None:
     assert (len(patched["spec"]["containers"]), container["image"], container["env"]) == (1, "i2", [{"name": "A", "value": "1"}])
 
 
+@pytest.mark.parametrize("before, patch, order, after", [
+    ("a", "b", None, "ba"), ("abc", "c", None, "abc"), ("abc", "cx", None, "abcx"), ("abc", "xa", None, "xabc"), ("ab", "ba", None, "ba"),
+    ("abc", "x", "axbc", "axbc"), ("abc", "", "cab", "cab"), ("abcd", "x", "xd", "xabcd"), ("ge", "-gc", "c", "ec"), ("abc", "x", "xcb", "xacb")])
+def test_where_strategic_merge_puts_what_is_new(api: Api, before: str, patch: str, order: str | None, after: str) -> None:
+    """New members come in front of those that the patch does not name; -g deletes g."""
+    def environment(names: str) -> list[dict[str, str]]:
+        return [{"name": name, "value": "1"} for name in names if name != "-"]
+
+    def container(**more: Any) -> dict[str, Any]:
+        return {"spec": {"template": {"spec": {"containers": [{"name": "c", **more}]}}}}
+
+    path = f"/apis/apps/v1/namespaces/{api.namespace}/deployments"
+    obj = container(image="i", env=environment(before))
+    obj["spec"] |= {"replicas": 0, "selector": {"matchLabels": {"a": "b"}}}
+    obj["spec"]["template"]["metadata"] = {"labels": {"a": "b"}}
+    assert api.post(path, {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, **obj}).code == 201
+    deleted = [{"name": patch[1], "$patch": "delete"}] if patch.startswith("-") else []
+    wanted: dict[str, Any] = {"env": deleted + environment(patch[2 * len(deleted):])} if patch else {}
+    if order:
+        wanted["$setElementOrder/env"] = [{"name": name} for name in order]
+    found = api.patch(f"{path}/d", container(**wanted), STRATEGIC).json["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert "".join(each["name"] for each in found) == after
+
+
+def test_a_strategic_patch_whose_order_contradicts_it(api: Api, pod: str) -> None:
+    patch = {"metadata": {"finalizers": ["a/x", "b/x"], "$setElementOrder/finalizers": ["b/x", "a/x"]}}
+    reply = api.patch(pod, patch, STRATEGIC)
+    message = "The order in patch list:\n[a/x b/x]\n doesn't match $setElementOrder list:\n[b/x a/x]\n"
+    assert (reply.code, reply.json["message"]) == (500, message)
+
+
 def test_strategic_directives(api: Api, pod: str) -> None:
     taint = {"$patch": "replace", "a": "1"}
     api.patch(pod, {"metadata": {"labels": {"old": "1"}}}, STRATEGIC)

@@ -209,13 +209,20 @@ def _strategic(target: Json, patch: dict[str, Json], parent: str) -> Json:
         elif isinstance(value, dict):
             result[key] = _strategic(result.get(key), value, key)
         elif isinstance(value, list) and (merge_key := _merge_key(parent, key)) is not None:
-            result[key] = _join(result.get(key), value, merge_key, key)
+            old, order = result.get(key) or [], patch.get(ORDER + key)
+            joined = _join(old, value, merge_key, key)
+            if isinstance(order, list):
+                _check_order(value, order, merge_key)
+                # The real server looks the places up in the old list's own memory: what was deleted there has made room for what is new.
+                result[key] = _ordered(joined, order, joined[:len(old)], merge_key)
+            else:
+                result[key] = _ordered(joined, value, old, merge_key)
         else:
             result[key] = _plain(value)
     for key, order in patch.items():
         name = key.removeprefix(ORDER)
-        if key.startswith(ORDER) and isinstance(order, list) and isinstance(result.get(name), list):
-            result[name] = _ordered(result[name], order, _merge_key(parent, name) or "")
+        if key.startswith(ORDER) and name not in patch and isinstance(order, list) and isinstance(result.get(name), list):
+            result[name] = _ordered(result[name], order, result[name], _merge_key(parent, name) or "")
     return result
 
 
@@ -236,7 +243,7 @@ def _join(target: Json, patch: list[Json], merge_key: str, name: str) -> list[Js
                 result.append(copy.deepcopy(item))
             continue
         if merge_key not in item:
-            raise errors.ApiError(400, f"map: map{item} does not contain declared merge key: {merge_key}")
+            raise errors.ApiError(400, f"map: {go_value(item)} does not contain declared merge key: {merge_key}")
         place = next((i for i, old in enumerate(result) if isinstance(old, dict) and old.get(merge_key) == item[merge_key]), None)
         if item.get(DIRECTIVE) == "delete":
             if place is not None:
@@ -248,15 +255,37 @@ def _join(target: Json, patch: list[Json], merge_key: str, name: str) -> list[Js
     return result
 
 
-def _ordered(items: list[Json], order: list[Json], merge_key: str) -> list[Json]:
-    """Members named by the patch in its order; the others stay after the one they followed."""
-    def identity(item: Json) -> Json:
-        return item.get(merge_key) if merge_key and isinstance(item, dict) else item
+def _identity(item: Json, merge_key: str) -> Json:
+    return item.get(merge_key) if merge_key and isinstance(item, dict) else item
 
-    wanted = [identity(item) for item in order]
-    named = sorted((item for item in items if identity(item) in wanted), key=lambda item: wanted.index(identity(item)))
+
+def _check_order(patch: list[Json], order: list[Json], merge_key: str) -> None:
+    """What a patch sets must stand in it as it does in its $setElementOrder."""
+    rest = iter([_identity(item, merge_key) for item in order])
+    for item in patch:
+        if not (isinstance(item, dict) and item.get(DIRECTIVE) == "delete") and _identity(item, merge_key) not in rest:
+            raise errors.ApiError(500, f"The order in patch list:\n{go_value(patch)}\n doesn't match {ORDER.rstrip('/')} list:\n{go_value(order)}\n")
+
+
+def _ordered(items: list[Json], order: list[Json], before: list[Json], merge_key: str) -> list[Json]:
+    """A merged list's items: those that `order` names in its order, and among them the others, each before the first named
+    one that it stood in front of in the list as it was `before`. So what is new comes in front of what the patch does not name."""
+    wanted = [_identity(item, merge_key) for item in order]
+    places = [_identity(item, merge_key) for item in before]
+    named = sorted((item for item in items if _identity(item, merge_key) in wanted), key=lambda item: wanted.index(_identity(item, merge_key)))
+    others = [item for item in items if _identity(item, merge_key) not in wanted]
     result: list[Json] = []
-    queue = iter(named)
-    for item in items:
-        result.append(next(queue) if identity(item) in wanted else item)
-    return result
+    while named and others:
+        one, other = _identity(named[0], merge_key), _identity(others[0], merge_key)
+        in_front = one in places and other in places and places.index(other) < places.index(one)
+        result.append((others if in_front else named).pop(0))
+    return [*result, *named, *others]
+
+
+def go_value(value: Any) -> str:
+    """As Go prints a decoded JSON value with %+v: map[a:1 b:[x y]]."""
+    if isinstance(value, dict):
+        return f"map[{' '.join(f'{key}:{go_value(value[key])}' for key in sorted(value))}]"
+    if isinstance(value, list):
+        return f"[{' '.join(map(go_value, value))}]"
+    return "<nil>" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -159,7 +159,7 @@ class Writes:
         old = self._resources.get(kind, object_namespace(call), call.name)
         current = in_call_version(call, self._resources.get(kind, object_namespace(call), call.name))  # a copy of its own: patching may share parts with it
         obj = {JSON_PATCH: patches.json_patch, MERGE_PATCH: patches.merge_patch, STRATEGIC_PATCH: patches.strategic_patch}[type_](current, patch)
-        quoted = _go_map(patch) if type_ == STRATEGIC_PATCH else orjson.dumps(obj).decode()
+        quoted = patches.go_value(patch) if type_ == STRATEGIC_PATCH else orjson.dumps(obj).decode()
         if type_ == STRATEGIC_PATCH:  # which is laid over a typed object: what it says of its type is not looked at
             obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
         try:
@@ -389,15 +389,6 @@ class Writes:
 def _bad_patch(patch: str, why: str) -> errors.ApiError:
     """422 for a patch whose result is none of its kind."""
     return errors.invalid("", "", "", [Cause("patch", f"Invalid value: {orjson.dumps(patch).decode()}: {why}")])
-
-
-def _go_map(value: Any) -> str:
-    """As Go prints a decoded JSON value with %+v: map[a:1 b:[x y]]."""
-    if isinstance(value, dict):
-        return f"map[{' '.join(f'{key}:{_go_map(value[key])}' for key in sorted(value))}]"
-    if isinstance(value, list):
-        return f"[{' '.join(map(_go_map, value))}]"
-    return "<nil>" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def in_call_version(call: Call, obj: Object) -> Object:

@@ -113,7 +113,7 @@ def whole_life(
                 await set_speed(cluster, clock, PROVISION_SPEED)
                 await stop_all(cluster, fleet, clock, deadline_seconds=6000)
                 assert await find_fleet(cluster, RUN_ID) == fleet
-                return measurement, await remove(cluster, RUN_ID, clock, deadline_seconds=6000)
+                return measurement, await remove(cluster, f"{LABEL_RUN}={RUN_ID}", clock, deadline_seconds=6000)
 
     try:
         measurement, removal = asyncio.run(run())

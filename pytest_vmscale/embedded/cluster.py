@@ -20,6 +20,7 @@ from .ceph import Ceph
 from .clock import SimClock
 from .controllers import KUBERNETES_CONTROLLERS
 from .controllers.cdi import DataVolumes
+from .controllers.clusterversion import ClusterVersions
 from .controllers.disruption import Evictions
 from .controllers.kubevirt_admission import admit_migration, admit_vm
 from .controllers.kubevirt_client import Client
@@ -34,6 +35,7 @@ from .faults import Fault, Faults
 from .guest_ssh import Sshd
 from .guests import Guests
 from .hosts import Hosts
+from .iomodel import Pool
 from .state import State
 from .subresources import VirtApi
 from .timing import Timing
@@ -84,7 +86,9 @@ class Cluster:
         self._tls = state.tls([HOST])
         self.ca_certificate = state.ca_certificate
         self.sshd = Sshd(self.clock, options.guest_ssh_port)
-        self.guests = Guests(self.clock, self.timing.guests, self.faults, self.truth, self.random.random(), self.sshd)
+        seed = self.random.random()
+        self.pool = Pool(self.clock, self.timing.pool, self.faults, self._worker_names, seed)
+        self.guests = Guests(self.clock, self.timing.guests, self.faults, self.truth, seed, self.sshd, self.pool)
         self.server = ApiServer(self.resources, self.clock, admin_token=state.token, faults=self.faults)
         self.virt_api = VirtApi(self, self.guests)
         self.virt_controller = Client(self, "virtualmachine-controller", self.timing.virt_controller)
@@ -92,10 +96,13 @@ class Cluster:
         handlers = VirtHandlers(self, self.guests, vmis.launchers)
         migrations = Migrations(self, self.virt_controller, vmis.launchers)
         self._controllers: list[Controller] = [
-            *(controller(self) for controller in KUBERNETES_CONTROLLERS), MachineConfigOperator(self), DataVolumes(self),
+            *(controller(self) for controller in KUBERNETES_CONTROLLERS), MachineConfigOperator(self), ClusterVersions(self), DataVolumes(self),
             VirtualMachines(self, self.virt_controller), vmis, handlers, migrations,
             MigrationHandlers(self, self.guests, handlers), Evacuations(self, self.virt_controller, migrations)]
         self.evictions.hooks.append(EvictionWebhook(self))
+
+    def _worker_names(self) -> list[str]:
+        return sorted(name for name in self.hosts.machines if name.startswith("worker"))
 
     async def start(self) -> Path:
         """Serve. Returns the kubeconfig."""

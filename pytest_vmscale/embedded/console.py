@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .clock import SimClock
-from .guest_ssh import Shell
+from .shell import Shell
 
 if TYPE_CHECKING:
     from .guests import Guest

@@ -7,7 +7,6 @@ import base64
 import contextlib
 import logging
 import random
-import shlex
 import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,9 @@ import yaml
 
 from .api.store import Object
 from .clock import SimClock
+from .disk import Disk
+from .guest_files import Sftp
+from .shell import Shell
 
 if TYPE_CHECKING:
     from .guests import Guest
@@ -142,6 +144,7 @@ class Sshd:
         write(client_key.name, key.export_private_key())
         self._options = asyncssh.SSHServerConnectionOptions(
             server_factory=lambda: _GuestServer(self), server_host_keys=[host_key], process_factory=self._process, encoding="utf-8",
+            sftp_factory=self._sftp, sftp_version=3,
             server_version=BANNER, login_timeout=120, keepalive_interval=0, agent_forwarding=False, gss_host=None, allow_scp=False)
         self._bastion = await asyncssh.listen(
             sock=self._lock, server_factory=lambda: _BastionServer(self, key.public_data), server_host_keys=[host_key],
@@ -234,14 +237,20 @@ class Sshd:
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(connection, 4096), timeout=30)
         connection.close()
 
+    def _sftp(self, channel: asyncssh.SSHServerChannel[bytes]) -> Sftp:
+        guest = self._guests.get(channel.get_extra_info("sockname")[0])
+        return Sftp(channel, guest.machine.disk if guest else Disk(0, 0))
+
     async def _process(self, process: asyncssh.SSHServerProcess[str]) -> None:
         guest = self._guests.get(process.get_extra_info("sockname")[0])
         if guest is None:
             process.exit(255)
             return
-        shell = Shell(guest, self._clock)
+        shell = Shell(guest, self._clock, process.get_extra_info("username"))
         if process.command is not None:
-            out, error, code = await shell.run(process.command)
+            # A command's input is read only if it is a script for a shell: nothing else here reads any.
+            text = await process.stdin.read() if process.command.split()[-1:] in (["sh"], ["bash"], ["-s"]) else ""
+            out, error, code = await shell.run(process.command, text)
             process.stdout.write(out)
             process.stderr.write(error)
             process.exit(code)
@@ -321,81 +330,6 @@ async def _pump(read: Callable[[int], Awaitable[bytes]], writer: Any) -> None:
             await writer.drain()
     with contextlib.suppress(OSError, asyncssh.Error):
         writer.close()
-
-
-class Shell:
-    """The few commands that a guest runs: as much of a shell as scripts of tests need."""
-
-    def __init__(self, guest: Guest, clock: SimClock) -> None:
-        self._guest, self._clock = guest, clock
-
-    async def run(self, line: str) -> tuple[str, str, int]:
-        """Standard output, standard error and exit code. Knows `;`, `&&` and `||`, quotes, and no more of a shell's syntax."""
-        out, error, code, skip = "", "", 0, False
-        try:
-            words = list(shlex.shlex(line, posix=True, punctuation_chars=";&|"))
-        except ValueError as problem:
-            return "", f"sh: syntax error: {problem}\n", 2
-        command: list[str] = []
-        for word in [*words, ";"]:
-            if word in (";", "&&", "||"):
-                if command and not skip:
-                    more, trouble, code = await self._one(command)
-                    out, error = out + more, error + trouble
-                skip = (word == "&&" and code != 0) or (word == "||" and code == 0)
-                command = []
-            elif set(word) <= set(";&|"):
-                return out, error + f"sh: syntax error near unexpected token `{word}'\n", 2
-            else:
-                command.append(word)
-        return out, error, code
-
-    async def _one(self, words: list[str]) -> tuple[str, str, int]:
-        if words[0] == "sudo":
-            words = [each for each in words[1:] if each != "-n"] or ["true"]
-        name, args, info = words[0], words[1:], self._guest.os_info
-        match name:
-            case "true" | ":":
-                return "", "", 0
-            case "false":
-                return "", "", 1
-            case "echo":
-                newline = "" if args[:1] == ["-n"] else "\n"
-                return " ".join(args[1:] if args[:1] == ["-n"] else args) + newline, "", 0
-            case "hostname":
-                return f"{self._guest.name}\n", "", 0
-            case "whoami":
-                return "cloud-user\n", "", 0
-            case "sleep":
-                with contextlib.suppress(ValueError):
-                    await self._clock.sleep(float(args[0]) if args else 0.0)
-                return "", "", 0
-            case "uname":
-                fields = {"s": "Linux", "n": self._guest.name, "r": info["kernelRelease"], "v": info["kernelVersion"], "m": info["machine"], "o": "GNU/Linux"}
-                flags = "".join(each.lstrip("-") for each in args) or "s"
-                return " ".join(fields[each] for each in fields if each in flags or "a" in flags) + "\n", "", 0
-            case "date":
-                seconds = self._clock.epoch + self._clock.now()
-                return (f"{int(seconds)}\n" if "+%s" in args else f"{self._clock.timestamp()}\n"), "", 0
-            case "uptime":
-                up = self._clock.now() - self._guest.started_at
-                return f" up {int(up // 60)} min,  1 user,  load average: 0.00, 0.00, 0.00\n", "", 0
-            case "cat":
-                return self._cat(args)
-        return "", f"sh: {name}: command not found\n", 127
-
-    def _cat(self, paths: list[str]) -> tuple[str, str, int]:
-        info = self._guest.os_info
-        files = {
-            "/etc/os-release": "".join(f'{key}="{info[name]}"\n' for key, name in (
-                ("NAME", "name"), ("VERSION", "version"), ("ID", "id"), ("VERSION_ID", "versionId"), ("PRETTY_NAME", "prettyName"))),
-            "/etc/hostname": f"{self._guest.name}\n",
-            "/proc/uptime": f"{self._clock.now() - self._guest.started_at:.2f} 0.00\n",
-            "/proc/sys/kernel/random/boot_id": f"{self._guest.uid}\n",
-        }
-        missing = [path for path in paths if path not in files]
-        return ("".join(files[path] for path in paths if path in files),
-                "".join(f"cat: {path}: No such file or directory\n" for path in missing), 1 if missing else 0)
 
 
 def _claim_network(port: int) -> tuple[socket.socket, int]:

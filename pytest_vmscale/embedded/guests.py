@@ -14,8 +14,11 @@ from typing import Any
 from .api.store import Object
 from .clock import SimClock
 from .console import Console
+from .disk import Disk
 from .faults import Faults
 from .guest_ssh import Login, Sshd
+from .iomodel import Pool
+from .machine import Machine
 from .truth import Truth
 
 # What tells a guest's operating system, in the order of asking; `linux` if nothing does.
@@ -47,6 +50,9 @@ def system_of(vmi: Object, image: str) -> str:
             if any(word in text for word in words):
                 return system
     return "windows" if (vmi["spec"]["domain"].get("features") or {}).get("hyperv") else "linux"
+
+
+GIB = 1 << 30
 
 
 class SharedStorage:
@@ -97,6 +103,14 @@ class SharedStorage:
             done()
 
 
+@dataclass(frozen=True)
+class Volume:
+    """A persistent disk: its claim, and how large it is."""
+
+    uid: str
+    size_bytes: int
+
+
 @dataclass(eq=False)
 class Guest:
     """One running guest."""
@@ -112,6 +126,7 @@ class Guest:
     running: bool = True
     answers: bool = False  # sshd is up
     paused: bool = False  # its processors stand still: nothing in it answers
+    machine: Machine = field(default_factory=Machine)
     _agent: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     async def agent_up(self) -> bool:
@@ -171,10 +186,12 @@ class Addresses:
 class Guests:
     """All guests of the cluster."""
 
-    def __init__(self, clock: SimClock, timing: Any, faults: Faults, truth: Truth, seed: float, sshd: Sshd) -> None:
+    def __init__(self, clock: SimClock, timing: Any, faults: Faults, truth: Truth, seed: float, sshd: Sshd, pool: Pool | None = None) -> None:
         """`timing` is the profile's `guests` section."""
         self._clock, self._timing, self._faults, self._truth, self._seed = clock, timing, faults, truth, seed
-        self._sshd = sshd
+        self._sshd, self._pool = sshd, pool
+        self._disks: dict[str, Disk] = {}  # by the claim's uid, those that somebody has written to
+        self._writing = SharedStorage(clock, pool.layouts_at_full_speed) if pool else None
         self._addresses = Addresses(sshd.second_octet)
         self._storage = SharedStorage(clock, timing.boots_at_full_speed)
         self._by_uid: dict[str, Guest] = {}
@@ -194,15 +211,53 @@ class Guests:
     def __len__(self) -> int:
         return len(self._by_uid)
 
-    def boot(self, vmi: Object, image: str, secrets: dict[str, Object]) -> Guest:
-        """Switch a guest on: it has its address at once, and answers when it has booted."""
+    def boot(self, vmi: Object, image: str, secrets: dict[str, Object], volume: Volume | None = None) -> Guest:
+        """Switch a guest on: it has its address at once, and answers when it has booted. `volume`: its first disk; none is a container disk."""
         meta = vmi["metadata"]
         guest = Guest(meta["uid"], meta["namespace"], meta["name"], vmi["status"]["nodeName"], system_of(vmi, image), self._addresses.take(),
                       Login.of(vmi, secrets), self._clock.now())
+        guest.machine = self._machine(guest, volume)
         self._by_uid[guest.uid] = self._by_key[guest.namespace, guest.name] = guest
         if not self._faults.never_boots(guest.namespace, guest.name):
             self._begin_boot(guest)
         return guest
+
+    def _machine(self, guest: Guest, volume: Volume | None) -> Machine:
+        """A disk on a claim is what the guest before left on it."""
+        timing, name = self._timing, (guest.namespace, guest.name)
+        disk = self._disks.get(volume.uid) if volume else None
+        if disk is None:
+            size = volume.size_bytes if volume else int(timing.container_disk_gib * GIB)
+            disk = Disk(size, min(size, int(timing.system_gib * GIB)))
+        lacks = guest.system in timing.lacks_fio
+        machine = Machine(disk, self._pool, not lacks and not self._faults.no_fio(*name), not lacks, timing.install_seconds, self._faults.disk_full(*name),
+                          random.Random(f"clock {self._seed} {name}").gauss(0, timing.clock_offset_seconds), self._write_out)
+
+        def io_begins(seconds: float) -> None:
+            if volume:
+                self._disks[volume.uid] = disk
+            if self._faults.ssh_lost(*name):
+                self._clock.call_later(seconds / 2, lambda: self._lose_ssh(guest))
+
+        machine.io_begins = io_begins
+        return machine
+
+    async def _write_out(self, size_bytes: int) -> None:
+        """Write so much to the pool, beside all others who do."""
+        assert self._pool and self._writing
+        written = asyncio.get_running_loop().create_future()
+        self._writing.use(size_bytes / self._pool.guest_bytes_per_second, lambda: None if written.done() else written.set_result(None))
+        await written
+
+    def _lose_ssh(self, guest: Guest) -> None:
+        """Its sshd refuses for a while; what runs in the guest goes on."""
+        if guest.answers:
+            self._sshd.close(guest)
+            self._clock.call_later(self._timing.ssh_lost_seconds, lambda: self._find_ssh(guest))
+
+    def _find_ssh(self, guest: Guest) -> None:
+        if guest.answers and self._sshd.guest_at(guest.address) is None:
+            self._sshd.open(guest)
 
     def _begin_boot(self, guest: Guest) -> None:
         seconds = self.boot_seconds(guest)
@@ -250,6 +305,7 @@ class Guests:
         guest = self._by_uid.get(uid)
         if guest:
             self.close(uid)
+            guest.machine.switch_off()
             guest.started_at = self._clock.now()
             self._begin_boot(guest)
 
@@ -279,6 +335,7 @@ class Guests:
         self._by_key.pop((guest.namespace, guest.name), None)
         guest.running = guest.answers = False
         guest.agent(False)
+        guest.machine.switch_off()
         console = self._consoles.pop(uid, None)
         if console:
             console.hang_up()

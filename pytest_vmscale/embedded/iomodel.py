@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -120,8 +120,8 @@ class _Traffic:
 class Pool:
     """One replicated pool that all guests' disks are in."""
 
-    def __init__(self, clock: SimClock, timing: Any, faults: Faults, workers: Callable[[], Iterable[str]], seed: int = 0) -> None:
-        """`timing` is the profile's `pool` section; `workers` names the nodes that guests run on."""
+    def __init__(self, clock: SimClock, timing: Any, faults: Faults, workers: Callable[[], list[str]], seed: float = 0) -> None:
+        """`timing` is the profile's `pool` section; `workers` names the nodes that guests run on, in order."""
         self._clock, self._timing, self._faults, self._workers, self._seed = clock, timing, faults, workers, seed
         self._loads: list[Load] = []
         self._traffic = _Traffic()
@@ -129,6 +129,16 @@ class Pool:
         self._version = 0
         self._current: tuple[tuple[float, ...], State] | None = None
         self.node_slowdown: dict[str, float] = {}  # factor on the latency of the guests of a node
+
+    @property
+    def guest_bytes_per_second(self) -> float:
+        """How fast one guest transfers alone."""
+        return float(self._timing.guest_bytes_per_second)
+
+    @property
+    def layouts_at_full_speed(self) -> float:
+        """How many guests write that fast at once; more share it."""
+        return float(self._timing.layouts_at_full_speed)
 
     # The load.
 
@@ -149,7 +159,7 @@ class Pool:
         """Factor on what I/O takes for this guest, by the faults that are active now."""
         factor = self.node_slowdown.get(node, 1.0)
         slow_nodes = self._faults.value("slow-node")
-        if slow_nodes and node in sorted(self._workers())[: int(slow_nodes)]:
+        if slow_nodes and node in self._workers()[: int(slow_nodes)]:
             factor *= self._timing.slow_factor
         if self._faults.slow_vm(*key):
             factor *= self._timing.slow_factor
@@ -259,7 +269,7 @@ class Pool:
         """How long an I/O of this demand takes while the pool serves so many reads and writes a second."""
         timing = self._timing
         write = demand.direction == "write"
-        stretch = 1 + (timing.migration_write_stretch if write else timing.migration_read_stretch) * migrations / max(1, len(list(self._workers())))
+        stretch = 1 + (timing.migration_write_stretch if write else timing.migration_read_stretch) * migrations / max(1, len(self._workers()))
         factor = demand.slowness * stretch
         transfer = max(0, demand.block_bytes - 4096) / timing.guest_bytes_per_second
         # A shard's threads are one queue with several servers; primary queues hold reads too, replicas' queues copies alone.

@@ -293,7 +293,7 @@ class _Parser:
             body = self.script(("}",))
             self._expect(")" if word is None else "}")
             return Group(body, word is None, self._redirects())
-        if word in RESERVED or not isinstance(self.token, tuple) and self.token not in ("<", ">", ">>"):
+        if word in RESERVED or (not isinstance(self.token, tuple) and self.token not in ("<", ">", ">>")):
             raise self.unexpected()
         return self._simple()
 
@@ -414,7 +414,15 @@ def _apply(operator: str, left: int, right: int) -> int:
     if operator in ("/", "%"):
         quotient = abs(left) // abs(right) * (1 if (left < 0) == (right < 0) else -1)  # towards zero, as in C
         return quotient if operator == "/" else left - quotient * right
-    return int({
-        "||": lambda: bool(left or right), "&&": lambda: bool(left and right), "==": lambda: left == right, "!=": lambda: left != right,
-        "<=": lambda: left <= right, ">=": lambda: left >= right, "<": lambda: left < right, ">": lambda: left > right,
-        "+": lambda: left + right, "-": lambda: left - right, "*": lambda: left * right}[operator]())
+    match operator:
+        case "||":
+            return int(bool(left or right))
+        case "&&":
+            return int(bool(left and right))
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "*":
+            return left * right
+    return int({"==": left == right, "!=": left != right, "<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[operator])

@@ -7,8 +7,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from ..api.store import Change, Key, Object
-from ..guests import Guest, Guests
-from .common import Children, Cluster, decoded
+from ..guests import Guest, Guests, Volume
+from .common import Children, Cluster, decoded, milli
 from .kubevirt_client import FINAL_PHASES, Client, condition_of, is_deleting, phase_of, set_phase, set_vmi_condition
 from .kubevirt_config import eviction_strategy
 from .kubevirt_pod import DEFAULT_GRACE_SECONDS, claim_name
@@ -107,7 +107,7 @@ class VirtHandlers:
             vmi = self._live(key, uid)
             if vmi is None or is_deleting(vmi) or phase_of(vmi) != "Scheduled" or not self._cluster.hosts.is_up(node):
                 return
-            guest = self._guests.boot(vmi, self._image_of(vmi), self._userdata_secrets(vmi))
+            guest = self._guests.boot(vmi, self._image_of(vmi), self._userdata_secrets(vmi), self._volume_of(vmi))
             started = await client.modify(self._vmis, *key, lambda vmi: self._write_running(vmi, guest))
         if started:
             self._cluster.truth.write("vmi-running", *key, node=node, address=guest.address)
@@ -187,6 +187,16 @@ class VirtHandlers:
             source = (data_volume or {}).get("spec", {}).get("source") or (data_volume or {}).get("spec", {}).get("sourceRef") or {}
             words.append(str(source))
         return " ".join(words)
+
+    def _volume_of(self, vmi: Object) -> Volume | None:
+        """The claim of its first disk; None for a container disk."""
+        volumes = vmi["spec"].get("volumes") or ()
+        name = claim_name(volumes[0]) if volumes else None
+        claim = self._resources.find(self._claims, vmi["metadata"]["namespace"], name) if name else None
+        if claim is None:
+            return None
+        size = (claim.get("status", {}).get("capacity") or claim["spec"]["resources"]["requests"])["storage"]
+        return Volume(claim["metadata"]["uid"], milli(size) // 1000)
 
     def _userdata_secrets(self, vmi: Object) -> dict[str, Object]:
         """The Secrets that its cloud-init volumes and access credentials name."""

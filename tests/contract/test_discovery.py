@@ -60,3 +60,15 @@ def test_what_is_not_served_is_no_status(server: Api, path: str) -> None:
 def test_what_the_built_in_groups_do_not_serve_is_a_status(server: Api, path: str) -> None:
     reply = server.get(path)
     assert (reply.code, reply.json["message"]) == (404, "the server could not find the requested resource")
+
+
+def test_what_is_built_in_comes_first_and_by_name(api: Api) -> None:
+    """kubectl looks a name up in this order, and prints `get all` in it."""
+    built_in = ["apps", "authentication.k8s.io", "authorization.k8s.io", "batch", "policy", "rbac.authorization.k8s.io", "storage.k8s.io"]
+    for groups in ([each["name"] for each in api.get("/apis").json["groups"]],
+                   [each["metadata"]["name"] for each in api.get("/apis", accept=AGGREGATED).json["items"]]):
+        assert [name for name in groups if name in built_in] == built_in
+        assert groups.index("kubevirt.io") > groups.index("storage.k8s.io")
+    for path in ("/api/v1", "/apis/apps/v1", "/apis/batch/v1"):
+        names = [each["name"] for each in api.get(path).json["resources"]]
+        assert names == sorted(names)

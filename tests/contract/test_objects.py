@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -244,3 +245,17 @@ def test_a_job_selects_its_own_pods(api: Api) -> None:
         "job-name": "j", "controller-uid": uid, "batch.kubernetes.io/job-name": "j", "batch.kubernetes.io/controller-uid": uid}
     manual = {"template": {**template, "metadata": {"labels": {"a": "b"}}}, "manualSelector": True, "selector": {"matchLabels": {"a": "b"}}, "suspend": True}
     assert api.post(path, {"metadata": {"name": "m"}, "spec": manual}).json["spec"]["template"]["metadata"]["labels"] == {"a": "b"}
+
+
+def test_a_job_without_labels_has_those_of_its_pods(api: Api) -> None:
+    def job(name: str, **labels: str) -> dict[str, Any]:
+        template = {"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}
+        reply = api.post(f"/apis/batch/v1/namespaces/{api.namespace}/jobs", {
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "labels": labels}, "spec": {"suspend": True, "template": template}})
+        assert reply.code == 201, reply.text
+        found: dict[str, Any] = reply.json["metadata"]
+        return found
+
+    plain = job("plain")
+    assert (plain["labels"]["a"], plain["labels"]["job-name"], plain["labels"]["controller-uid"]) == ("b", "plain", plain["uid"])
+    assert job("labelled", x="y")["labels"] == {"x": "y"}

@@ -206,3 +206,25 @@ def test_who_wrote_the_status_is_kept_apart(api: Api, path: str) -> None:
     api.patch(f"{path}/status?fieldManager=controller", {"status": {"ready": True}})
     fields = api.get(path).json["metadata"]["managedFields"]
     assert [(entry["manager"], entry["fieldsV1"]["f:status"].get("f:ready")) for entry in fields if entry.get("subresource") == "status"] == [("controller", {})]
+
+
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+def test_server_side_apply_by_kubectl_keeps_the_annotation_of_its_client_side_apply_true(api: Api) -> None:
+    path = f"{api.core('configmaps')}/c"
+    old = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "annotations": {LAST_APPLIED: '{"data":{"k":"1"}}\n'}}, "data": {"k": "1"}}
+    assert api.post(f"{api.core('configmaps')}?fieldManager=kubectl-client-side-apply", old).code == 201
+
+    def annotation(manager: str, data: dict[str, str]) -> str | None:
+        applied = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": data}
+        reply = api.patch(f"{path}?force=true&fieldManager={manager}", applied, APPLY)
+        assert reply.code == 200, reply.text
+        found: dict[str, str] = reply.json["metadata"].get("annotations", {})
+        return found.get(LAST_APPLIED)
+
+    assert annotation("other", {"k": "2"}) == '{"data":{"k":"1"}}\n'
+    true = '{"apiVersion":"v1","data":{"k":"\\u003c3\\u003e"},"kind":"ConfigMap","metadata":{"name":"c"}}\n'
+    assert annotation("kubectl", {"k": "<3>"}) == annotation("kubectl", {"k": "<3>"}) == true
+    assert annotation("kubectl", {"k": "x" * 256 * 1024}) is None  # it would not fit
+    assert annotation("kubectl", {"k": "4"}) is None  # and is not invented

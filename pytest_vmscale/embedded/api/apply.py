@@ -16,6 +16,7 @@ import orjson
 from . import errors
 from .errors import Cause
 from .kinds import Kind
+from .metadata import ANNOTATIONS_BYTES
 from .schema import MISSING, Node, schema_of
 from .store import Object
 
@@ -112,6 +113,22 @@ def _last_applied(kind: Kind, node: Node, live: Object) -> Fields:
         return frozenset()
     changed, _ = _differences(node, live, _part(kind, last, ""))
     return frozenset(flatten(node, last)) - changed
+
+
+def renew_last_applied(obj: Object, applied: Object) -> None:
+    """Where kubectl's client-side apply left its annotation, its server-side apply keeps that true, so that the way back is open."""
+    annotations: dict[str, str] = obj["metadata"].get("annotations") or {}
+    if not annotations.get(LAST_APPLIED):
+        return
+    (applied.get("metadata", {}).get("annotations") or {}).pop(LAST_APPLIED, None)
+    text = orjson.dumps(applied, option=orjson.OPT_SORT_KEYS).decode() + "\n"
+    for character in "<>&":  # as Go escapes them
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    annotations[LAST_APPLIED] = text
+    if sum(len(key) + len(value.encode()) for key, value in annotations.items()) > ANNOTATIONS_BYTES:
+        del annotations[LAST_APPLIED]
+        if not annotations:
+            del obj["metadata"]["annotations"]
 
 
 def track_update(kind: Kind, old: Object | None, new: Object, manager: str, operation: str, now: str, subresource: str = "") -> None:

@@ -16,6 +16,11 @@ STATUS_VERBS = ["get", "patch", "update"]
 METHOD_VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 
 
+# The real server's order of the groups that it serves itself.
+GROUP_ORDER = ("apps", "authentication.k8s.io", "authorization.k8s.io", "batch", "policy", "rbac.authorization.k8s.io", "storage.k8s.io",
+               "apiextensions.k8s.io", "scheduling.k8s.io", "coordination.k8s.io", "discovery.k8s.io")
+
+
 class Discovery:
     """What is served. Kinds come from kinds/*.yaml, the rest is added."""
 
@@ -30,6 +35,12 @@ class Discovery:
         found = self._resources.setdefault((group, version), [])
         names = {entry["name"] for entry in found}
         found += [entry for entry in resources if entry["name"] not in names]
+        self._sort(group, version)
+
+    def _sort(self, group: str, version: str) -> None:
+        """What is built in is listed by name. kubectl prints the kinds of a category in this order."""
+        if group not in self._custom:
+            self._resources[group, version].sort(key=lambda entry: str(entry["name"]))
 
     def add_subresource(self, group: str, version: str, plural: str, subresource: str, methods: set[str]) -> None:
         """A line for it, of the kind of its resource unless a line for it is there already."""
@@ -40,6 +51,7 @@ class Discovery:
             kind = owner["kind"] if owner else ""
             verbs = sorted(METHOD_VERBS[method] for method in methods if method in METHOD_VERBS)
             entries.append({"name": name, "singularName": "", "namespaced": owner["namespaced"] if owner else True, "kind": kind, "verbs": verbs})
+            self._sort(group, version)
 
     def built_in(self, group: str) -> bool:
         """Whether the group is no custom resource definitions' group."""
@@ -72,7 +84,9 @@ class Discovery:
         return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": f"{group}/{version}" if group else version, "resources": shown}
 
     def _names(self) -> list[str]:
-        return list(dict.fromkeys(group for group, _ in self._resources if group))
+        """What is built in comes first, so that clients that take the first group that has a name take those."""
+        names = list(dict.fromkeys(group for group, _ in self._resources if group))
+        return sorted(names, key=lambda name: GROUP_ORDER.index(name) if name in GROUP_ORDER else len(GROUP_ORDER))
 
     def _group(self, name: str) -> Object:
         versions = [{"groupVersion": f"{name}/{version}", "version": version} for group, version in self._resources if group == name]

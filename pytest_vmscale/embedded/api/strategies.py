@@ -40,6 +40,9 @@ def prepare_create(kind: Kind, obj: Object) -> None:
     elif kind.plural == "jobs":
         obj.setdefault("status", {})
         _select_own_pods(obj)
+        labels = ((obj.get("spec") or {}).get("template") or {}).get("metadata", {}).get("labels")
+        if labels and not obj["metadata"].get("labels"):
+            obj["metadata"]["labels"] = dict(labels)
     elif kind.status:
         obj.setdefault("status", dict.fromkeys(ZERO_STATUS.get(kind.plural, ()), 0))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -187,6 +188,7 @@ class Writes:
         if not isinstance(applied, dict):
             raise errors.ApiError(400, "error decoding YAML: the patch is no object")
         self._check_type(call, applied)
+        given = copy.deepcopy(applied) if options.manager == apply.KUBECTL else None
         empty: Object = {key: {} for key in ("labels", "annotations") if isinstance(applied.get("metadata"), dict) and applied["metadata"].get(key) == {}}
         meta = self._metadata(kind, applied)
         if meta.get("managedFields"):
@@ -203,6 +205,8 @@ class Writes:
         elif meta.get("uid") not in (None, "", live["metadata"]["uid"]):
             raise errors.conflict(kind.plural, kind.group, call.name, f"uid mismatch: the provided object specified uid {meta['uid']}, and no existing object was found")
         obj = apply.apply(kind, live, applied, options.manager, options.force, self._clock.timestamp(), call.subresource)
+        if given is not None:
+            apply.renew_last_applied(obj, given)
         meta = self._metadata(kind, obj)
         if meta.get("name") != call.name:
             raise errors.ApiError(400, f"the name of the object ({meta.get('name', '')}) does not match the name on the URL ({call.name})")

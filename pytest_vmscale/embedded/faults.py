@@ -63,6 +63,11 @@ KNOWN = {
     "migration-fails": Known("how many VMs' live migrations fail, each time", 0, 1_000_000, whole=True),
     "migration-hangs": Known("how many VMs' live migrations make no progress, each time", 0, 1_000_000, whole=True),
     "not-migratable": Known("how many of the running VMs cannot be live migrated any more", 0, 1_000_000, whole=True),
+    "stuck-operator": Known("which ClusterOperator, counted in the order in which they roll, never finishes an upgrade", 1, 99, whole=True),
+    "degraded-operator": Known("which ClusterOperator, counted in the order in which they roll, becomes degraded in an upgrade", 1, 99, whole=True),
+    "bad-signature": Known("1: no payload's signature can be verified", 0, 1, whole=True),
+    "api-outage": Known("for how many seconds nobody answers for the API when an upgrade replaces the first kube-apiserver", 0, 1e6),
+    "vm-lost": Known("how many running VMs end when an upgrade rolls out the network", 0, 1_000_000, whole=True),
 }
 
 BURST_REQUESTS = 5  # a burst of API errors fails so many requests on average

@@ -20,6 +20,7 @@ from .discovery import AGGREGATED_V2, Discovery
 from .kinds import Kind
 from .openapi import documents
 from .reads import Reads
+from .replicas import Replicas
 from .representations import JSON, LIMIT_BYTES, accepted, answer, answer_object
 from .resources import Resources
 from .reviews import Reviews, authenticated
@@ -72,7 +73,6 @@ class ApiServer:
     def __init__(self, resources: Resources, clock: SimClock, *, tokens: dict[str, User] | None = None, admin_token: str | None = None,
                  faults: Faults | None = None, version: dict[str, str] | None = None) -> None:
         self.resources, self.clock = resources, clock
-        self.version = version or VERSION
         self.faults: Faults = faults or NoFaults()
         known = dict(tokens or {})
         if admin_token:
@@ -80,6 +80,7 @@ class ApiServer:
         self.authenticator = Authenticator(resources, known)
         self.authorizer = Authorizer(resources)
         self.watches = Watches(resources.store, clock)
+        self.replicas = Replicas(version or VERSION, self.watches)
         self.discovery = Discovery(resources.kinds)
         self._reads = Reads(resources, clock, self.watches, self.faults)
         self._writes = Writes(resources, clock, Schemas(resources.kinds))
@@ -97,6 +98,8 @@ class ApiServer:
         self.app.router.add_route("*", "/{path:.*}", self._handle)
         self.app.on_shutdown.append(self._stop_watches)
         self._runner: web.AppRunner | None = None
+        self._site: web.TCPSite | None = None
+        self._listens_at: tuple[str, int, ssl.SSLContext | None] = ("", 0, None)
 
     # What the other parts of the cluster add.
 
@@ -131,9 +134,35 @@ class ApiServer:
         """Listen; returns the port, which the system chooses if 0 is given. A request ends when its client goes."""
         self._runner = web.AppRunner(self.app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE_SECONDS, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, ssl_context=ssl_context, backlog=1024)
-        await site.start()
-        return int(self._runner.addresses[0][1])
+        self._listens_at = (host, port, ssl_context)
+        await self._listen()
+        found = int(self._runner.addresses[0][1])
+        self._listens_at = (host, found, ssl_context)
+        return found
+
+    async def _listen(self) -> None:
+        host, port, ssl_context = self._listens_at
+        assert self._runner is not None
+        self._site = web.TCPSite(self._runner, host, port, ssl_context=ssl_context, backlog=1024)
+        await self._site.start()
+
+    # Servers that end and come back.
+
+    def close_replica(self, index: int, *, at_once: bool = False) -> None:
+        """One of the servers ends, with its connections."""
+        self.replicas.close(index, self._runner, at_once=at_once)
+
+    async def refuse(self) -> None:
+        """Nobody listens any more and every connection breaks, until `resume`."""
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+            self.replicas.abort_all(self._runner)
+
+    async def resume(self) -> None:
+        """Listen again, at the same port."""
+        if self._site is None and self._runner is not None:
+            await self._listen()
 
     async def close(self) -> None:
         if self._runner:
@@ -146,6 +175,7 @@ class ApiServer:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
+        self.replicas.of(request.protocol)
         try:
             return await self._dispatch(request)
         except errors.ApiError as error:
@@ -275,7 +305,7 @@ class ApiServer:
                 raise errors.ApiError(405, "the server does not allow this method on the requested resource", details={})
             return not_found()
         if path == "/version":
-            return answer(orjson.dumps(self.version, option=orjson.OPT_INDENT_2))
+            return answer(orjson.dumps(self.replicas.versions[self.replicas.of(request.protocol)], option=orjson.OPT_INDENT_2))
         if path.startswith("/openapi"):
             return self._openapi(request, path)
         return self._discover(request, path)

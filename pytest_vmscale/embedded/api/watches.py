@@ -155,9 +155,17 @@ class Watches:
     def close(self, watcher: Watcher) -> None:
         self._watchers.get(watcher.kind, set()).discard(watcher)
 
+    def all(self) -> list[Watcher]:
+        return [watcher for watchers in self._watchers.values() for watcher in watchers]
+
+    def finish(self, watchers: list[Watcher]) -> None:
+        """End these watches, as a server that goes down does: what is pending is sent first."""
+        for watcher in watchers:
+            watcher.finish()
+
     def expire(self) -> None:
         """End every watch with 410, as a compaction under a slow client does."""
-        for watcher in [w for watchers in self._watchers.values() for w in watchers]:
+        for watcher in self.all():
             self.expire_one(watcher)
 
     def expire_one(self, watcher: Watcher) -> None:

@@ -22,12 +22,14 @@ from .controllers import KUBERNETES_CONTROLLERS
 from .controllers.cdi import DataVolumes
 from .controllers.clusterversion import ClusterVersions
 from .controllers.disruption import Evictions
+from .controllers.hyperconverged import HyperConverged
 from .controllers.kubevirt_admission import admit_migration, admit_vm
 from .controllers.kubevirt_client import Client
 from .controllers.kubevirt_evacuation import Evacuations, EvictionWebhook
 from .controllers.kubevirt_handler import VirtHandlers
 from .controllers.kubevirt_migration import Migrations
 from .controllers.kubevirt_migration_handler import MigrationHandlers
+from .controllers.kubevirt_operator import VirtOperator
 from .controllers.kubevirt_vm import VirtualMachines
 from .controllers.kubevirt_vmi import VirtualMachineInstances
 from .controllers.machineconfig import MachineConfigOperator
@@ -96,7 +98,8 @@ class Cluster:
         handlers = VirtHandlers(self, self.guests, vmis.launchers)
         migrations = Migrations(self, self.virt_controller, vmis.launchers)
         self._controllers: list[Controller] = [
-            *(controller(self) for controller in KUBERNETES_CONTROLLERS), MachineConfigOperator(self), ClusterVersions(self), DataVolumes(self),
+            *(controller(self) for controller in KUBERNETES_CONTROLLERS), MachineConfigOperator(self), ClusterVersions(self),
+            HyperConverged(self), VirtOperator(self), DataVolumes(self),
             VirtualMachines(self, self.virt_controller), vmis, handlers, migrations,
             MigrationHandlers(self, self.guests, handlers), Evacuations(self, self.virt_controller, migrations)]
         self.evictions.hooks.append(EvictionWebhook(self))

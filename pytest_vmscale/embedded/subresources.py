@@ -14,8 +14,8 @@ from .api.calls import following
 from .api.errors import ApiError
 from .api.representations import read_body
 from .api.server import ApiServer
-from .api.store import Object
-from .controllers.common import Cluster
+from .api.store import Change, Object
+from .controllers.common import Cluster, decoded
 from .controllers.kubevirt_admission import admit_migration
 from .controllers.kubevirt_client import FINAL_PHASES, Client, has_condition, phase_of, set_vmi_condition
 from .controllers.kubevirt_status import run_strategy
@@ -38,20 +38,36 @@ def refused(what: str, name: str, why: str) -> ApiError:
 
 
 class VirtApi:
-    """The replicas of virt-api. Requests go to them in turn, as a service spreads connections."""
+    """The replicas of virt-api: as many as its Deployment has ready. Requests go to them in turn, as a service spreads connections."""
 
     def __init__(self, cluster: Cluster, guests: Guests) -> None:
         self._cluster, self._resources, self._clock, self._guests = cluster, cluster.resources, cluster.clock, guests
-        timing = cluster.timing.virt_api
-        self._replicas = [Client(cluster, "virt-api", timing) for _ in range(timing.replicas)]
-        self._turn = itertools.cycle(self._replicas)
+        self._timing = cluster.timing.virt_api
+        self._replicas: list[Client] = []
+        self._count, self._requests = 1, itertools.count()
         kind = cluster.resources.kind
+        self._deployments = kind("deployments.apps")
         self._vms, self._vmis = kind("virtualmachines.kubevirt.io"), kind("virtualmachineinstances.kubevirt.io")
         self._migrations = kind("virtualmachineinstancemigrations.kubevirt.io")
         self._admit_migration = admit_migration(cluster.resources)
 
+    def _replica(self) -> Client:
+        """Whose turn it is."""
+        while len(self._replicas) < self._count:
+            self._replicas.append(Client(self._cluster, "virt-api", self._timing))
+        return self._replicas[next(self._requests) % self._count]
+
+    def _scaled(self, change: Change) -> None:
+        if change.key[1] == "virt-api" and change.type != "DELETED":
+            ready = (decoded(change.new).get("status") or {}).get("readyReplicas")
+            self._count = ready or self._count  # with none ready, what serves is about to end, or not known yet
+
     def serve(self, server: ApiServer) -> None:
         """Add the subresources to the API server."""
+        self._resources.watch(self._deployments, self._scaled)
+        for entry in self._resources.store.entries(self._deployments):
+            if entry.key[1] == "virt-api":  # a cluster at rest: all that are wanted are there
+                self._count = int(entry.obj["spec"]["replicas"])
         actions: list[tuple[str, str, set[str], Handler]] = [
             (VM, "start", {"PUT"}, self.start), (VM, "stop", {"PUT"}, self.stop), (VM, "restart", {"PUT"}, self.restart),
             (VM, "migrate", {"PUT"}, self.migrate), (VM, "portforward", {"GET"}, self.vm_portforward),
@@ -92,7 +108,7 @@ class VirtApi:
 
     async def start(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
         asked_at = self._clock.now()
-        client, options = next(self._turn), await _options(request)
+        client, options = self._replica(), await _options(request)
         vm = await self._vm(client, namespace, name)
         vmi = await self._vmi(client, namespace, name)
         if vmi is not None and phase_of(vmi) not in (*FINAL_PHASES, ""):
@@ -113,7 +129,7 @@ class VirtApi:
         return web.Response(status=202)
 
     async def stop(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
-        client, options = next(self._turn), await _options(request)
+        client, options = self._replica(), await _options(request)
         vm = await self._vm(client, namespace, name)
         vmi = await self._vmi(client, namespace, name)
         strategy, dry_run, grace = run_strategy(vm), bool(options.get("dryRun")), options.get("gracePeriod")
@@ -132,7 +148,7 @@ class VirtApi:
         return web.Response(status=202)
 
     async def restart(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
-        client, options = next(self._turn), await _options(request)
+        client, options = self._replica(), await _options(request)
         grace = options.get("gracePeriodSeconds")
         if grace is not None and grace != 0:
             raise ApiError(400, "For force restart, only gracePeriod=0 is supported for now" if grace > 0 else "gracePeriod has to be greater or equal to 0")
@@ -163,7 +179,7 @@ class VirtApi:
         await client.modify(self._vms, namespace, name, change, subresource=subresource)
 
     async def migrate(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
-        client, options = next(self._turn), await _options(request)
+        client, options = self._replica(), await _options(request)
         await self._vm(client, namespace, name)
         vmi = await self._needed_vmi(client, namespace, name)
         if phase_of(vmi) != "Running":
@@ -186,7 +202,7 @@ class VirtApi:
         return await self._set_paused(request, namespace, name, False)
 
     async def _set_paused(self, request: web.Request, namespace: str, name: str, paused: bool) -> web.StreamResponse:
-        client, options = next(self._turn), await _options(request)
+        client, options = self._replica(), await _options(request)
         vmi = await self._needed_vmi(client, namespace, name)
         if phase_of(vmi) != "Running":
             raise refused("virtualmachineinstance", name, "VM is not running")
@@ -205,7 +221,7 @@ class VirtApi:
             status["conditions"] = [each for each in status["conditions"] if each["type"] != "Paused"]
 
     async def soft_reboot(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
-        client = next(self._turn)
+        client = self._replica()
         vmi = await self._needed_vmi(client, namespace, name)
         if phase_of(vmi) != "Running":
             raise refused("virtualmachineinstance", name, "VMI is not running")
@@ -217,7 +233,7 @@ class VirtApi:
         return web.Response(status=202)
 
     async def guest_os_info(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
-        vmi = await self._needed_vmi(next(self._turn), namespace, name)
+        vmi = await self._needed_vmi(self._replica(), namespace, name)
         guest = self._guests.find(namespace, name)
         if guest is None or not has_condition(vmi, "AgentConnected"):
             raise refused("virtualmachineinstance", name, "VMI does not have guest agent connected")
@@ -227,7 +243,7 @@ class VirtApi:
     # Streams.
 
     async def vm_portforward(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
-        vm = await self._vm(next(self._turn), namespace, name)
+        vm = await self._vm(self._replica(), namespace, name)
         if not vm.get("status", {}).get("created"):
             raise refused("virtualmachine", name, "VMI is not started")
         return await self.portforward(request, namespace, name)
@@ -239,7 +255,7 @@ class VirtApi:
             raise ApiError(400, "port must be a number between 1 and 65535, then an optional protocol")
         if len(rest) == 2 and rest[1] != "tcp":
             raise ApiError(400, f"only tcp is forwarded to these guests, not {rest[1]}")
-        vmi = await self._needed_vmi(next(self._turn), namespace, name)
+        vmi = await self._needed_vmi(self._replica(), namespace, name)
         if has_condition(vmi, "Paused"):
             raise refused("virtualmachineinstance", name, "VMI is paused")
         guest = self._guests.find(namespace, name)
@@ -261,7 +277,7 @@ class VirtApi:
 
     async def console(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
         """The guest's serial port as a WebSocket. virt-handler lets one client have it: the next one cuts off the last, without a word."""
-        vmi = await self._needed_vmi(next(self._turn), namespace, name)
+        vmi = await self._needed_vmi(self._replica(), namespace, name)
         if vmi["spec"]["domain"].get("devices", {}).get("autoattachSerialConsole") is False:
             raise ApiError(400, "No serial consoles are present.")
         if phase_of(vmi) == "Failed":

@@ -71,6 +71,9 @@ def test_a_mistake_in_an_applied_object_quotes_the_patch_as_go_prints_it(kubectl
 def test_explain(kubectl: Kubectl) -> None:
     assert "containers\t<[]Container> -required-" in kubectl("explain pod.spec --recursive")
     assert "runStrategy\t<string>" in kubectl("explain vm.spec")
+    assert "metadata\t<ObjectMeta>" in kubectl("explain vm")
+    assert "FIELD: conditions <[]Object>" in kubectl("explain vm.status.conditions") and "message\t<string>" in kubectl("explain vm.status.conditions")
+    assert "<no description>" not in kubectl("explain vm.spec.runStrategy")
     assert 'field "nope" does not exist' in kubectl("explain vm.spec.nope", code=1)
     old = kubectl("explain pod.spec --output=plaintext-openapiv2")  # which reads OpenAPI v2
     assert "containers\t<[]Object> -required-" in old and "KIND:     Pod" in old

@@ -6,10 +6,12 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
 from pytest_vmscale.embedded.api.kinds import load_kinds
-from pytest_vmscale.embedded.api.openapi import documents
+from pytest_vmscale.embedded.api.openapi import DESCRIPTIONS, documents
 from pytest_vmscale.embedded.api.protobuf import _fields
+from pytest_vmscale.embedded.api.schema import Node, any_node, custom_schemas, object_meta
 
 KINDS = load_kinds()
 DOCUMENTS = documents(KINDS)
@@ -113,3 +115,50 @@ def test_version_2_in_protobuf_says_the_same() -> None:
     queries = [messages(messages(messages(messages(each)[1][0])[2][0])[3][0])[4][0] for each in patch[8]
                if 2 in messages(messages(each)[1][0])]
     assert {b"fieldValidation", b"dryRun"} <= set(queries)
+
+
+# Descriptions.
+
+LOOKED_UP = ["VirtualMachine.kubevirt.io", "VirtualMachineInstance.kubevirt.io", "VirtualMachineInstanceMigration.kubevirt.io", "DataVolume.cdi.kubevirt.io",
+             "StorageProfile.cdi.kubevirt.io", "MachineConfigPool.machineconfiguration.openshift.io", "ClusterVersion.config.openshift.io"]
+
+
+def described(name: str) -> dict[str, Any]:
+    kind = next(each for each in KINDS.all if f"{each.kind}.{each.group}" == name)
+    document = json.loads(DOCUMENTS[f"openapi/v3/apis/{kind.group}/{kind.version}"])
+    found: dict[str, Any] = next(each for each in document["components"]["schemas"].values()
+                                 if any(gvk["kind"] == kind.kind for gvk in each.get("x-kubernetes-group-version-kind", ())))
+    return found
+
+
+@pytest.mark.parametrize("name", LOOKED_UP)
+def test_the_fields_that_people_look_up_are_described(name: str) -> None:
+    schema = described(name)
+    parts = {"": schema, **{part: schema["properties"][part] for part in ("spec", "status")}}
+    assert all(schema["properties"][part].get("description") for part in ("apiVersion", "kind", "metadata", "spec", "status"))
+    missing = [f"{part}.{field}" for part, node in parts.items() for field, child in node["properties"].items() if not child.get("description")]
+    assert schema["description"] and not missing
+
+
+def test_what_is_described_is_there() -> None:
+    def words(node: Node, text: Any, path: str) -> list[str]:
+        node = node.items if node.items is not None else node
+        names = [] if isinstance(text, str) else [name for name in text if name != "$"]
+        wrong = [f"{path}.{name}" for name in names if name not in node.fields]
+        return wrong + [each for name in names if name in node.fields for each in words(node.fields[name], text[name], f"{path}.{name}")]
+
+    types: dict[str, list[Node]] = {}
+    any_node(Node("object", fields={**custom_schemas(), "metadata": object_meta()}), lambda node: bool(types.setdefault(node.name, []).append(node)))
+    for name, text in yaml.safe_load(DESCRIPTIONS.read_text()).items():
+        if name == "Object":
+            assert set(text) == {"apiVersion", "kind", "metadata"}
+        else:
+            wrong = [words(node, text, name) for node in ([custom_schemas()[name]] if "." in name else types[name])]
+            assert [] in wrong, wrong
+
+
+def test_custom_kinds_types_are_written_out_as_a_definition_does() -> None:
+    conditions = described("VirtualMachine.kubevirt.io")["properties"]["status"]["properties"]["conditions"]
+    assert conditions["items"]["type"] == "object" and conditions["items"]["properties"]["reason"]["description"]
+    metadata = described("VirtualMachine.kubevirt.io")["properties"]["metadata"]
+    assert metadata["allOf"] == [{"$ref": "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}]

@@ -8,15 +8,18 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
 
 from . import swagger
 from .kinds import Kind, Kinds
-from .schema import MISSING, Node, schema_of
+from .schema import MISSING, Node, object_meta, schema_of
 
 Spec = dict[str, Any]
+DESCRIPTIONS = Path(__file__).with_name("descriptions.yaml")
 APPLY, JSON_PATCH, MERGE, STRATEGIC = ("application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json",
                                        "application/strategic-merge-patch+json")
 # Fields whose list keys are for server-side apply alone: strategic merge patches replace these lists.
@@ -135,7 +138,8 @@ def _operation(kind: Kind, version: str, action: str, reference: Spec | None = N
 # Schemas.
 
 class Components:
-    """components.schemas of one document: the kinds, and the shared types that they refer to."""
+    """components.schemas of one document: the kinds, and the shared types that the built-in ones refer to.
+    Custom resource definitions have no shared types but metadata's: theirs are written out where they are used."""
 
     def __init__(self) -> None:
         self.schemas: Spec = {}
@@ -146,49 +150,54 @@ class Components:
         name = ".".join([*reversed(kind.group.split(".")), version,
                          kind.kind]) if kind.custom else f"io.k8s.api.{kind.group or 'core'}.{version}.{kind.kind}"
         node = schema_of(kind)
-        schema = self._object(node, kind.custom)
-        if node.description:
-            schema["description"] = node.description
+        words = {**_descriptions()["Object"], **_descriptions().get(f"{kind.kind}.{kind.group}", {})}
+        schema = self._object(node, kind.custom, words)
+        if text := words.get("$") or node.description:
+            schema["description"] = text
         schema["x-kubernetes-group-version-kind"] = [{"group": kind.group, "version": version, "kind": kind.kind}]
         self.schemas[name] = schema
         return {"$ref": f"#/components/schemas/{name}"}
 
-    def _schema(self, node: Node, custom: bool, field: str = "") -> Spec:
-        about: Spec = {"description": node.description} if node.description else {}
+    def _schema(self, node: Node, custom: bool, field: str = "", words: Any = None) -> Spec:
+        words = {"$": words} if isinstance(words, str) else words or {}
+        if custom and node.name:
+            words = {**_descriptions().get(node.name, {}), **words}
+        about: Spec = {"description": text} if (text := words.get("$") or node.description) else {}
         if node.default is not MISSING:
             about["default"] = node.default
         if node.nullable:
             about["nullable"] = True
-        if node.type == "object" and node.name:
-            reference = {"$ref": f"#/components/schemas/{self._component(node, custom)}"}
+        if node.type == "object" and node.name and (not custom or node is object_meta()):
+            reference = {"$ref": f"#/components/schemas/{self._component(node)}"}
             if field in RETAIN_KEYS and not custom:
                 about["x-kubernetes-patch-strategy"] = RETAIN_KEYS[field]
             return {"allOf": [reference], **about} if about else reference
         if node.type == "object":
-            return {**self._object(node, custom), **about}
+            return {**self._object(node, custom, words), **about}
         if node.type == "array":
-            return {**self._array(node, custom, field), **about}
+            return {**self._array(node, custom, field, words), **about}
         if node.type == "any":
             return {"type": "object", **({"x-kubernetes-preserve-unknown-fields": True} if custom else {}), **about}
         return {**_scalar(node, custom), **about}
 
-    def _component(self, node: Node, custom: bool) -> str:
+    def _component(self, node: Node) -> str:
         key = id(node.fields)
         if key not in self._names:
-            name = f"io.k8s.api.{node.name}" if not custom else node.name
+            shared = node is object_meta()
+            name = f"io.k8s.apimachinery.pkg.apis.meta.v1.{node.name}" if shared else f"io.k8s.api.{node.name}"
             while name in self._names.values():  # another type of that name: of another group's schemas
                 name += "_"
             self._names[key] = name
             self.schemas[name] = {}  # before its fields: types may refer to themselves
-            self.schemas[name] = self._object(node, custom)
+            self.schemas[name] = self._object(node, False, _descriptions()[node.name] if shared else {})
         return self._names[key]
 
-    def _object(self, node: Node, custom: bool) -> Spec:
+    def _object(self, node: Node, custom: bool, words: Spec) -> Spec:
         schema: Spec = {"type": "object"}
         if node.values is not None:
             schema["additionalProperties"] = self._schema(node.values, custom)
         elif node.fields:
-            schema["properties"] = {name: self._schema(child, custom, name) for name, child in sorted(node.fields.items())}
+            schema["properties"] = {name: self._schema(child, custom, name, words.get(name)) for name, child in sorted(node.fields.items())}
         if node.required:
             schema["required"] = list(node.required)
         if node.open:
@@ -197,8 +206,9 @@ class Components:
             schema["x-kubernetes-map-type"] = "atomic"
         return schema
 
-    def _array(self, node: Node, custom: bool, field: str) -> Spec:
-        schema: Spec = {"type": "array", "items": self._schema(node.items, custom) if node.items else {},
+    def _array(self, node: Node, custom: bool, field: str, words: Spec) -> Spec:
+        of_items = {name: text for name, text in words.items() if name != "$"}
+        schema: Spec = {"type": "array", "items": self._schema(node.items, custom, words=of_items) if node.items else {},
                         "x-kubernetes-list-type": node.list_type,
                         **_constraints(node)}
         if node.keys:
@@ -208,6 +218,12 @@ class Components:
         elif field == "finalizers" and not custom:
             schema["x-kubernetes-patch-strategy"] = "merge"
         return schema
+
+
+@functools.cache
+def _descriptions() -> dict[str, Any]:
+    """What `kubectl explain` says of fields: read with the first document, and no sooner."""
+    return dict(yaml.load(DESCRIPTIONS.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 def _scalar(node: Node, custom: bool) -> Spec:

@@ -144,7 +144,7 @@ def custom_schemas() -> dict[str, Node]:
 @functools.cache
 def object_meta() -> Node:
     """metadata, of every kind."""
-    return custom_schemas()["ObjectMeta.meta.k8s.io"]
+    return custom_schemas()["ObjectMeta.meta.k8s.io"].changed(name="ObjectMeta")
 
 
 @functools.cache

@@ -139,6 +139,27 @@ class BootRecord(Record):
     probe_lag_seconds: float | None = None  # the most that one of its probes was late
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeployRecord(Record):
+    """One VM of a deployment.
+
+    polled_clone_duration_seconds: what a poll every two seconds from the request would have said, as the reference measured.
+    clone_strategy: what was really done (copy, snapshot, csi-clone), not what was asked for. clone_fallback: why it was another.
+    """
+
+    METRICS = ("time_to_data_volume_seconds", "clone_duration_seconds", "polled_clone_duration_seconds")
+    OUTCOME = "clone_duration_seconds"
+
+    bulk: int  # from 1
+    ordinal: int  # in the order of the requests, from 1
+    time_to_data_volume_seconds: float | None = None  # the VM's DataVolume exists
+    clone_duration_seconds: float | None = None  # the DataVolume is Succeeded
+    polled_clone_duration_seconds: float | None = None
+    clone_strategy: str | None = None
+    clone_fallback: str | None = None
+    request_seconds: float | None = None  # from sending the create request to its answer
+
+
 @dataclass(frozen=True)
 class Gap:
     """A time in which a watch was blind: from its break to the relist that mended it. Seconds from the start."""

@@ -31,6 +31,17 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ),
     ("--vms-per-namespace", "100", "VMs in each namespace"),
     (
+        "--bulk-size",
+        "100",
+        "deployment: VMs that are asked for together, before the next; or a sweep of sizes: 10,50,100,all (all: all at once)",
+    ),
+    ("--repeat", "1", "deployment: how often each bulk size is deployed, to tell a difference from noise"),
+    (
+        "--clone-strategy",
+        "profile",
+        "deployment: copy, snapshot or csi-clone, set in the storage class' StorageProfile and put back; or profile: what it says already",
+    ),
+    (
         "--vmscale-config",
         None,
         "what belongs to the site: images, storage, network, SSH (default: vmscale.yaml beside the ini file, if there is one)",
@@ -176,6 +187,9 @@ def settings(config: pytest.Config) -> Settings:
     if via not in ("direct", "jump", "port-forward"):
         raise s.SettingsError(f"--ssh-via {via}: must be direct, jump or port-forward")
     deadline = value(config, "--deadline")
+    strategy = value(config, "--clone-strategy")
+    if strategy not in ("profile", "copy", "snapshot", "csi-clone"):
+        raise s.SettingsError(f"--clone-strategy {strategy}: must be copy, snapshot, csi-clone or profile")
     qps = None if value(config, "--qps") is None else number("--qps", 0.01)
     reuse = value(config, "--reuse-fleet")
     run_id = config.workerinput["vmscale_run_id"] if hasattr(config, "workerinput") else value(config, "--run-id") or new_run_id()
@@ -187,6 +201,9 @@ def settings(config: pytest.Config) -> Settings:
         vms=vms,
         vm_mix=value(config, "--vm-mix"),
         vms_per_namespace=int(number("--vms-per-namespace", 1, whole=True)),
+        bulk_sizes=s.parse_bulk_sizes(value(config, "--bulk-size")),
+        repeat=int(number("--repeat", 1, 100, whole=True)),
+        clone_strategy=strategy,
         site=site,
         site_file=site_file,
         ssh_via=via,

@@ -111,9 +111,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError(
                 f"{disruptive[0]} reboots nodes or edits cluster-scoped objects: give --allow-disruptive, or deselect it with -m 'not disruptive'"
             )
-    if len(run.settings.vms) < 2:
-        # One point is no sweep: there is nothing to skip, and nothing to report.
-        sweeps = [item for item in items if item.get_closest_marker("sweep")]
+    # One point is no sweep: there is nothing to skip, and nothing to report.
+    sweeps = [item for item in items if item.get_closest_marker("sweep") and not run.settings.is_sweep(scenarios([item]))]
+    if sweeps:
         items[:] = [item for item in items if item not in sweeps]
         config.hook.pytest_deselected(items=sweeps)
     try:

@@ -110,7 +110,10 @@ class Scenario:
         return cast(Report, import_module(f"pytest_vmscale.report.{self.module}"))
 
 
-ALL = (Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0),)
+ALL = (
+    Scenario("datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=60.0),
+    Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0),
+)
 
 
 def named(name: str) -> Scenario:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -205,6 +205,9 @@ class Settings:
     vms: tuple[int, ...]
     vm_mix: str | None  # as --vm-mix has it; None: the scenario's own
     vms_per_namespace: int
+    bulk_sizes: tuple[int | None, ...]  # None: all at once
+    repeat: int
+    clone_strategy: Literal["profile", "copy", "snapshot", "csi-clone"]
     site: Site
     site_file: Path | None
     ssh_via: SshVia
@@ -235,6 +238,10 @@ class Settings:
     def kept_key(self) -> Path | None:
         """Where the run whose fleet is used again left its SSH key, unless the site has one of its own."""
         return self.results_dir / self.reuse_fleet / "ssh_key" if self.reuse_fleet and not self.site.ssh.key else None
+
+    def is_sweep(self, markers: Sequence[str]) -> bool:
+        """Whether there is more than one point to judge together."""
+        return len(self.vms) > 1 or ("deployment" in markers and len(self.bulk_sizes) > 1)
 
     def mix(self, count: int, default: str = "rhel=100") -> dict[str, int]:
         """VMs by OS of a fleet of so many. SettingsError if --vm-mix does not say it."""
@@ -268,6 +275,19 @@ def parse_vms(text: str) -> tuple[int, ...]:
         if counts.count(count) > 1:
             raise SettingsError(f"--vms {text}: {count} is given twice")
     return tuple(sorted(counts))
+
+
+def parse_bulk_sizes(text: str) -> tuple[int | None, ...]:
+    """`100`, or a sweep `10,50,100,all`: whole numbers above 0, or `all` (None) for all at once; each once, in this order."""
+    sizes: list[int | None] = []
+    for part in (each.strip() for each in text.split(",")):
+        if part != "all" and (not re.fullmatch(r"\d+", part) or int(part) == 0):
+            raise SettingsError(f"--bulk-size {text}: {part!r} is neither a whole number above 0 nor all")
+        size = None if part == "all" else int(part)
+        if size in sizes:
+            raise SettingsError(f"--bulk-size {text}: {part} is given twice")
+        sizes.append(size)
+    return tuple(sizes)
 
 
 def parse_mix(text: str, total: int, known: Mapping[str, Any]) -> dict[str, int]:

@@ -94,6 +94,61 @@ class BootStorm(_Block):
     linearity: Linearity
 
 
+class Share(_Block):
+    """Of all VMs."""
+
+    minimum_percent: Percent
+    source: Source
+
+
+class Points(_Block):
+    """`points`: size -> seconds. Without a point it is reported, not judged."""
+
+    points: dict[Size, Seconds]
+    source: Source
+
+    @field_validator("points")
+    @classmethod
+    def _points(cls, points: dict[int, float]) -> dict[int, float]:
+        return _never_falls(points)
+
+
+class Sourced(_Block):
+    source: Source
+
+
+class BestBulk(_Block):
+    """`seen`: the size that the document found to be the fastest. Reported beside ours, never judged."""
+
+    seen: Size | None = None
+    source: Source
+
+
+class Deployment(_Block):
+    every_vm_deployed: Share
+    clone_strategy: Share
+    nothing_left: Sourced
+    duration: Points  # by VMs
+    bulk_duration: Points  # by VMs in a bulk: the slowest one
+    percentiles: Percentiles
+    best_bulk: BestBulk
+
+
+def _no_deployment_limits() -> Deployment:
+    """Of a profile that says nothing of deployments."""
+    source = "this project: the profile says nothing of deployments"
+    share, none = Share(minimum_percent=100.0, source=source), Points(points={}, source=source)
+    return Deployment(
+        every_vm_deployed=share,
+        clone_strategy=share,
+        nothing_left=Sourced(source=source),
+        duration=none,
+        bulk_duration=none,
+        percentiles=Percentiles(report=[50.0, 90.0, 99.0], points={}, source=source),
+        best_bulk=BestBulk(source=source),
+    )
+
+
 class Profile(_Block):
     name: str
     title: str
@@ -101,6 +156,7 @@ class Profile(_Block):
     tolerance_percent: Tolerance
     tolerance_source: Source
     bootstorm: BootStorm
+    deployment: Deployment = Field(default_factory=_no_deployment_limits)
 
 
 def built_in_profiles() -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..model import Guest
-from .cdi import claim, clone_source
+from .cdi import BIND_IMMEDIATE, claim, clone_source
 from .core import Manifest, fleet_labels, guest_labels, secret
 from .placement import ANYWHERE, Placement
 
@@ -124,7 +124,8 @@ def _network(image: GuestImage) -> Manifest:
 
 
 def _root_disk(guest: Guest, image: GuestImage, golden: GoldenImage, site: Site, labels: dict[str, str]) -> Manifest:
+    # The VM is stopped: without the annotation a class that waits for the first consumer would have nothing to clone for.
     return {
-        "metadata": {"name": f"{guest.name}-root", "labels": labels},
+        "metadata": {"name": f"{guest.name}-root", "labels": labels, "annotations": {BIND_IMMEDIATE: "true"}},
         "spec": {**clone_source(guest.os, image, golden, site.storage), **claim(image.disk_size, site.storage)},
     }

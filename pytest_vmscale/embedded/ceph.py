@@ -37,7 +37,9 @@ class Image:
     parent: Image | None = None
     children: dict[str, Image] = field(default_factory=dict)  # in the order of their making, those that are not flattened
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_clone: bool = False  # also when it has been flattened since
     flattening: bool = False
+    in_trash: bool = False
 
 
 class Background:
@@ -118,6 +120,7 @@ class Transfer:
     nodes: tuple[str, ...]
     done: asyncio.Future[None]
     left_gib: float = 0.0
+    most: float = 0.0
     rate: float = 0.0
 
 
@@ -130,10 +133,10 @@ class Network:
         self._at = clock.now()
         self._generation = 0
 
-    def start(self, gib: float, *nodes: str) -> Transfer:
-        """Begin to move so much; await the transfer's `done`."""
+    def start(self, gib: float, *nodes: str, most: float | None = None) -> Transfer:
+        """Begin to move so much, through these nodes' interfaces; await the transfer's `done`. `most`: where its other end is slower."""
         self._advance()
-        transfer = Transfer(gib, nodes, asyncio.get_running_loop().create_future(), gib)
+        transfer = Transfer(gib, nodes, asyncio.get_running_loop().create_future(), gib, self._transfer_rate if most is None else most)
         self._transfers.append(transfer)
         self._share()
         return transfer
@@ -167,7 +170,7 @@ class Network:
                 users[node] = users.get(node, 0) + 1
         of_pool = self._pool_rate / len(self._transfers)
         for transfer in self._transfers:
-            transfer.rate = min(self._transfer_rate, of_pool, *(self._node_rate / users[node] for node in transfer.nodes))
+            transfer.rate = min(transfer.most, of_pool, *(self._node_rate / users[node] for node in transfer.nodes))
         generation = self._generation
         self._clock.call_later(min(each.left_gib / each.rate for each in self._transfers), lambda: self._fire(generation))
 
@@ -246,7 +249,7 @@ class Ceph:
         self.background = Background(self._clock, timing.background_least_share, timing.busy_clients)
         self.network = Network(self._clock, timing.node_gib_per_second, timing.pool_gib_per_second, timing.transfer_gib_per_second)
         self.provisioner = Provisioner(self._clock, timing)
-        self.snapshotter = Provisioner(self._clock, timing)
+        self.snapshotter, self.deleter = Provisioner(self._clock, timing), Provisioner(self._clock, timing)
         self._running: dict[str, asyncio.Task[Image]] = {}
 
     def adopt(self, name: str, gib: float) -> Image:
@@ -287,7 +290,7 @@ class Ceph:
         await self._work(self._timing.clone_seconds)
         async with parent.lock:
             await self._work(self._timing.clone_locked_seconds)
-            image = Image(name, gib, parent.data_gib, parent)
+            image = Image(name, gib, parent.data_gib, parent, is_clone=True)
             parent.children[name] = image
         self.background.add(self._timing.trim_seconds)
         return image
@@ -313,23 +316,26 @@ class Ceph:
                 self.background.add(image.data_gib / self._timing.flatten_gib_per_second, partial(self._detach, image))
         await self._clock.sleep(excess * self._timing.flatten_request_seconds)
 
-    @staticmethod
-    def _detach(image: Image) -> None:
-        if image.parent is not None:
-            image.parent.children.pop(image.name, None)
-            image.parent = None
+    def _detach(self, image: Image) -> None:
+        """It has its own data now."""
+        parent, image.parent = image.parent, None
+        if parent is not None:
+            parent.children.pop(image.name, None)
+            if parent.in_trash:
+                self._purge(parent)
 
     async def remove(self, name: str) -> None:
         """DeleteVolume or DeleteSnapshot: into the trash at once; the pool removes it when it has the time. Nothing happens if it is not there."""
         await self._clock.sleep(self._timing.request_seconds)
         image = self.images.get(name)
-        if image is not None:
+        if image is not None and not image.in_trash:
+            image.in_trash = True
             self.background.add(self._timing.remove_seconds, lambda: self._purge(image))
 
     def _purge(self, image: Image) -> None:
-        # An image in the trash that has children stays under them; they keep what they share.
-        self._detach(image)
-        self.images.pop(image.name, None)
+        if not image.children:  # else they keep it in the trash, as long as they share its data
+            self.images.pop(image.name, None)
+            self._detach(image)
 
     def fill(self, name: str, gib: float) -> None:
         """Data was written into this image."""

@@ -357,15 +357,17 @@ def test_a_vm_with_a_cloned_disk_starts_and_takes_it_along_when_it_goes(cluster:
 
 def test_a_clone_waits_for_its_source(cluster: Cluster) -> None:
     cluster.create("virtualmachines", cloned("w", source="nothing-there", strategy="Always"))
-    data_volume = cluster.until(lambda: (found := cluster.get("datavolumes", "w-root")) and found.get("status", {}).get("phase") and found)
-    assert data_volume["status"]["phase"] == "Pending"
+    data_volume = cluster.until(lambda: (found := cluster.get("datavolumes", "w-root")) and found.get("status") and found)
+    bound = next(each for each in data_volume["status"]["conditions"] if each["type"] == "Bound")
+    assert (bound["status"], bound["reason"], bound["message"]) == ("False", "CloneWithoutSource", "The source pvc nothing-there doesn't exist")
+    assert "phase" not in data_volume["status"]  # CDI leaves it as it was: unset
     assert cluster.get("virtualmachineinstances", "w") is None
 
 
 def test_a_class_that_waits_for_its_consumer(cluster: Cluster) -> None:
     obj = cloned("late", storage_class="ocs-external-storagecluster-ceph-rbd-wffc")
     cluster.create("virtualmachines", obj)
-    cluster.until(lambda: (cluster.get("datavolumes", "late-root") or {}).get("status", {}).get("phase") == "WaitForFirstConsumer")
+    cluster.until(lambda: (cluster.get("datavolumes", "late-root") or {}).get("status", {}).get("phase") == "PendingPopulation")
     cluster.until(lambda: cluster.status("late") == "WaitingForVolumeBinding")
     assert cluster.action("late", "start")[0] == 202
     cluster.running("late")

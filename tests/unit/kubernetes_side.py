@@ -12,6 +12,7 @@ from pytest_vmscale.embedded import timing
 from pytest_vmscale.embedded.api.kinds import load_kinds
 from pytest_vmscale.embedded.api.resources import Resources
 from pytest_vmscale.embedded.api.store import Store
+from pytest_vmscale.embedded.ceph import Ceph
 from pytest_vmscale.embedded.clock import SimClock
 from pytest_vmscale.embedded.controllers.disruption import Evictions
 from pytest_vmscale.embedded.faults import Fault, Faults
@@ -32,6 +33,7 @@ class StandIn:
         self.faults = Faults(self.clock, faults)
         self.random = random.Random(1)
         self.hosts = Hosts()
+        self.ceph = Ceph(self)
         self.evictions = Evictions(self.resources, self.clock.timestamp)
         self.workers = workers
         self.ca_certificate = "-----BEGIN CERTIFICATE-----"

@@ -8,18 +8,21 @@ from .admission import Admission
 from .bootstrap import Bootstrap
 from .deployments import Deployments
 from .disruption import Disruption
+from .endpoints import Endpoints
 from .events import EventExpiry
 from .garbage import GarbageCollector
 from .jobs import Jobs
 from .kubelet import Kubelet
 from .namespaces import Namespaces
 from .nodes import NodeLifecycle, Nodes
+from .quota import Quotas
 from .scheduler import Scheduler
 from .sets import DaemonSets, StatefulSets
+from .snapshots import Snapshots
 from .volumes import Volumes
 from .workloads import ReplicaSets
 
 # The Kubernetes side, in the order in which it is to be started.
 KUBERNETES_CONTROLLERS: tuple[type[Any], ...] = (
-    Nodes, Bootstrap, NodeLifecycle, Namespaces, Scheduler, Kubelet, Volumes, ReplicaSets, Deployments, DaemonSets, StatefulSets, Jobs,
-    Admission, Disruption, GarbageCollector, EventExpiry)
+    Nodes, Bootstrap, NodeLifecycle, Namespaces, Scheduler, Kubelet, Volumes, Snapshots, ReplicaSets, Deployments, DaemonSets, StatefulSets, Jobs, Endpoints,
+    Admission, Quotas, Disruption, GarbageCollector, EventExpiry)

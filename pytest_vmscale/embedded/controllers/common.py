@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from ..api.kinds import Kind
 from ..api.resources import Resources
 from ..api.store import Change, Entry, Key, Object
+from ..ceph import Ceph
 from ..clock import SimClock
 from ..hosts import Hosts
 from ..truth import Truth
@@ -27,6 +28,7 @@ class Cluster(Protocol):
     faults: Any
     random: Random
     hosts: Hosts
+    ceph: Ceph
     evictions: Any  # disruption.Evictions
     workers: int
     ca_certificate: str  # PEM, for kube-root-ca.crt

@@ -8,6 +8,7 @@ import yaml
 
 from ..api.kinds import Kind
 from ..api.store import Object
+from ..api.validation import Schemas
 from .common import Cluster
 from .nodes import NODES_FILE
 
@@ -16,7 +17,7 @@ class Bootstrap:
     """Creates the objects at its start."""
 
     def __init__(self, cluster: Cluster) -> None:
-        self._resources, self._clock = cluster.resources, cluster.clock
+        self._resources, self._clock, self._schemas = cluster.resources, cluster.clock, Schemas()
 
     def start(self) -> None:
         for path in sorted(NODES_FILE.parent.glob("*.yaml")):
@@ -34,6 +35,9 @@ class Bootstrap:
         kind = self._resources.kinds.by_kind(obj["apiVersion"], obj["kind"])
         if kind is None:
             raise LookupError(f"bootstrap: {obj['apiVersion']} {obj['kind']} is not served")
+        if kind.custom:  # as it would be had a client sent it: the first change must not show what the server fills in
+            self._schemas.prune(kind, obj)
+            self._schemas.default(kind, obj)
         self._stamp(obj)
         self._resources.create(kind, obj)
 

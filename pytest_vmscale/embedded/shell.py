@@ -209,10 +209,10 @@ class Shell:
         words: list[str] = []
         for word in command.words:
             words.extend(await self._expand(word, streams))
-        if not command.words:
-            self.status = 0
         for name, value in command.assignments:
             self.variables[name] = " ".join(await self._expand(value, streams, split=False))
+        if not command.words and not any(piece.kind == "command" for _, value in command.assignments for piece in value):
+            self.status = 0
         if words:
             self.status = await self.execute(words, streams)
 

@@ -147,7 +147,7 @@ class FioResult:
 def parse(text: str) -> FioResult:
     """The result of the one job (or group) in fio's json+. FioError if fio says it failed, or if it is none."""
     start = text.find("{")  # fio's complaints may stand before it
-    complaint = " ".join(text[: max(start, 0) or len(text)].split())
+    complaint = " ".join((text[:start] if start >= 0 else text).split())
     try:
         document = json.loads(text[start:]) if start >= 0 else None
     except ValueError as error:

@@ -7,12 +7,19 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from ..cluster.requests import network_reason
 from .route import Connection, Route, SocketConnection, Target
 
+if TYPE_CHECKING:
+    from paramiko import SSHClient
+
+T = TypeVar("T")
 LOGIN_WALL_SECONDS = 30.0
 _LOG_CHANNEL = "pytest_vmscale.paramiko"
 
@@ -44,6 +51,21 @@ async def run_command(
 ) -> Output:
     """Log in through the route, run the command, log out. LoginError if the guest did not let us."""
     began = time.monotonic()
+    status, text = await with_login(
+        route, target, credentials, lambda client: execute(client, command, timeout_wall_seconds), timeout_wall_seconds
+    )
+    return Output(status, text, time.monotonic() - began)
+
+
+async def with_login(
+    route: Route,
+    target: Target,
+    credentials: Credentials,
+    work: Callable[[SSHClient], T],
+    timeout_wall_seconds: float = LOGIN_WALL_SECONDS,
+    executor: Executor | None = None,
+) -> T:
+    """Log in through the route, do the work in a thread (of the executor, if one is given), log out. LoginError if anything of it fails."""
     # paramiko wants a blocking socket, the routes are streams on this loop: a socket pair joins them, the same way for all routes.
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
@@ -53,7 +75,8 @@ async def run_command(
             far = await route.connect(target)
             pumps = [asyncio.create_task(_pump(near, far)), asyncio.create_task(_pump(far, near))]
             try:
-                status, text = await asyncio.to_thread(_command, theirs, target, credentials, command, timeout_wall_seconds)
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(executor, _logged_in, theirs, target, credentials, work, timeout_wall_seconds)
             finally:
                 for pump in pumps:
                     pump.cancel()
@@ -67,7 +90,6 @@ async def run_command(
         # The thread of a cancelled login ends by this: its socket reads the end.
         ours.close()
         theirs.close()
-    return Output(status, text, time.monotonic() - began)
 
 
 async def _pump(source: Connection, sink: Connection) -> None:
@@ -77,7 +99,14 @@ async def _pump(source: Connection, sink: Connection) -> None:
     await sink.close()
 
 
-def _command(connection: socket.socket, target: Target, credentials: Credentials, command: str, timeout: float) -> tuple[int, str]:
+def execute(client: SSHClient, command: str, timeout_wall_seconds: float = LOGIN_WALL_SECONDS) -> tuple[int, str]:
+    """Exit status of a command, and what it wrote to standard output, then to standard error."""
+    _, output, errors = client.exec_command(command, timeout=timeout_wall_seconds)
+    text = output.read() + errors.read()
+    return output.channel.recv_exit_status(), text.decode("utf-8", "replace")
+
+
+def _logged_in(connection: socket.socket, target: Target, credentials: Credentials, work: Callable[[SSHClient], T], timeout: float) -> T:
     import paramiko
 
     # Its threads log their exceptions with stack traces; what matters of them is raised here as well.
@@ -85,6 +114,7 @@ def _command(connection: socket.socket, target: Target, credentials: Credentials
     client = paramiko.SSHClient()
     client.set_log_channel(_LOG_CHANNEL)
     client.set_missing_host_key_policy(paramiko.AutoAddPolicy())  # the guest made its host key while it booted
+    doing = f"login as {credentials.user!r} failed"
     try:
         client.connect(
             target.address or target.name,
@@ -99,11 +129,10 @@ def _command(connection: socket.socket, target: Target, credentials: Credentials
             banner_timeout=timeout,
             auth_timeout=timeout,
         )
-        _, output, errors = client.exec_command(command, timeout=timeout)
-        text = output.read() + errors.read()
-        return output.channel.recv_exit_status(), text.decode("utf-8", "replace")
+        doing = "the connection broke"
+        return work(client)
     except (paramiko.SSHException, OSError, EOFError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise LoginError(f"{target.namespace}/{target.name}: login as {credentials.user!r} failed: {reason}") from error
+        raise LoginError(f"{target.namespace}/{target.name}: {doing}: {reason}") from error
     finally:
         client.close()

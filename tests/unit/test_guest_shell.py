@@ -27,6 +27,7 @@ SCRIPTS = [
     "printf '%s\\n' 1 >f; printf '2 two more\\n3 three\\n' >>f; while read -r n rest; do echo \"$n:$rest\"; done <f; cat f",
     "echo out; nosuch 2>/dev/null; echo $?; { echo a; echo b; } | cat; (cd /; pwd)",
     "echo hidden >/dev/null; echo both >f 2>&1; cat f; nosuch >g 2>/dev/null; test -s g || echo empty",
+    "false; x=$?; echo $x $?; y=$(false); echo $?; z=1; echo $?; nosuch 2>/dev/null; code=$?; echo $code",
     "# a comment\necho a # and another\n\n\necho 'b\nc'; ! true; echo $?",
     "sh -c 'echo $0 $1' name first; printf '%03d|%s|%%\\n' 7 x; exit 3; echo never",
     "mkdir -p a/b && cd a/b && echo x >y && ls && cd ../.. && test -d a/b && rm -rf a && ls -1; [ -e a ] || echo gone",

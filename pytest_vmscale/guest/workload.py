@@ -1,0 +1,458 @@
+"""fio in many guests at once: its files laid out, started on one barrier, left alone, its results fetched.
+
+fio runs detached, by a script that starts each job at its time: no connection is needed while anything is measured, and one that is
+lost costs nothing but another try. A few connections at a time do for any number of guests. All that is run over SSH is a constant
+of this file; what varies travels over SFTP, in files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from ..clock import Clock
+from .fio import LAYOUT, Dataset, FioError, FioResult, Job, parse, render_job, render_layout
+from .login import LOGIN_WALL_SECONDS, Credentials, LoginError, execute, with_login
+from .route import Route, Target
+
+if TYPE_CHECKING:
+    from paramiko import SFTPClient, SSHClient
+
+T = TypeVar("T")
+
+FOLDER = "vmscale-fio"  # in the home of the user that logs in
+CHECK = "mkdir -p vmscale-fio/data && cd vmscale-fio && df -Pk . && fio --version"
+INSTALL = "sudo -n dnf -y install fio || { sudo -n apt-get -q -y update && sudo -n apt-get -q -y install fio; }"
+CLOCK = "date +%s%N"
+START = "cd vmscale-fio || exit\nrm -f status pid\nsetsid sh run.sh </dev/null >run.log 2>&1 &\necho $!"
+STOP = 'cd vmscale-fio && kill -- "-$(cat pid)"'
+REMOVE = "rm -rf vmscale-fio"
+
+CONNECTIONS = 16
+CLOCK_SAMPLES = 3
+INSTALL_WALL_SECONDS = 600.0
+# Beside what the pace so far says it takes to reach all guests before the barrier.
+LEAD_WALL_SECONDS = 1.0
+LEAD_FACTOR = 1.5
+# Guests that have not ended, or cannot be reached, are asked again; the pauses grow. Cluster time.
+RETRY_SECONDS, RETRY_MOST_SECONDS, RETRY_FLOOR_WALL_SECONDS = 1.0, 15.0, 0.2
+# Beyond its time a job needs this much to open its files, write its result and end.
+SETTLE_SECONDS = 1.0
+GAP_SECONDS = 10.0  # between one job's planned end and the next one's start
+LATE_SECONDS = 5.0  # a job without a ramp may start so much after the others
+
+
+class WorkloadError(Exception):
+    """The workload cannot be run in a guest; one line says why."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A guest that fio is to run in."""
+
+    key: str  # namespace/name
+    target: Target
+    credentials: Credentials
+
+
+@dataclass(frozen=True)
+class Offset:
+    """How far a guest's clock is ahead of the run's, in seconds; the truth is at most `bound_seconds` away."""
+
+    seconds: float
+    bound_seconds: float
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why something failed in one guest, in one line. passing: the way to it may be open again later."""
+
+    why: str
+    passing: bool = False
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a guest has. `version` None: no fio."""
+
+    version: str | None
+    free_bytes: int
+    laid_out: bool  # the dataset that was asked about is there already
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A job, and when it starts: seconds after the barrier."""
+
+    job: Job
+    at_seconds: float = 0.0
+
+    @property
+    def end_seconds(self) -> float:
+        return self.at_seconds + self.job.total_seconds
+
+
+@dataclass(frozen=True)
+class JobRun:
+    """What became of one job in one guest: a result, or the reason why there is none. late_seconds: after its planned start, within
+    the bound of the guest's offset."""
+
+    result: FioResult | None
+    error: str | None = None
+    late_seconds: float | None = None
+
+
+@dataclass
+class GuestRun:
+    """All of one guest's jobs, by name; those that are not there were not fetched, and `error` says why."""
+
+    key: str
+    offset: Offset | None = None
+    jobs: dict[str, JobRun] = field(default_factory=dict)
+    error: str | None = None
+    tries: int = 0  # of fetching
+    lost: list[str] = field(default_factory=list)  # why earlier tries failed
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """When the jobs start. epoch: the cluster's Unix time."""
+
+    epoch: float
+    timed: tuple[Timed, ...]
+    runs: Mapping[str, GuestRun]
+
+    @property
+    def end_epoch(self) -> float:
+        return self.epoch + max(each.end_seconds for each in self.timed)
+
+    def start_of(self, key: str) -> float:
+        """The same by the guest's own clock."""
+        offset = self.runs[key].offset
+        return self.epoch + (offset.seconds if offset else 0.0)
+
+
+def one_after_the_other(jobs: Iterable[Job], gap_seconds: float = GAP_SECONDS) -> list[Timed]:
+    """The jobs in turn, each beginning when the one before it has surely ended in every guest."""
+    timed: list[Timed] = []
+    for job in jobs:
+        timed.append(Timed(job, timed[-1].end_seconds + gap_seconds if timed else 0.0))
+    return timed
+
+
+Progress = Callable[[str, int, int], None]
+
+
+class Workload:
+    """fio in these guests. Use as `async with`: the end closes the threads, and leaves the guests as they are."""
+
+    def __init__(
+        self, hosts: Iterable[Host], route: Route, clock: Clock, connections: int = CONNECTIONS, on_progress: Progress | None = None
+    ) -> None:
+        self.hosts = {host.key: host for host in hosts}
+        self._route, self._clock, self._on_progress = route, clock, on_progress
+        self._connections = connections
+        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="vmscale-ssh")
+        self._slots = asyncio.Semaphore(connections)
+        self._wall_each: float | None = None  # what one guest has taken of the run's time, at so many connections
+
+    async def __aenter__(self) -> Workload:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # What is there.
+
+    async def check(self, dataset: Dataset, keys: Iterable[str] | None = None) -> dict[str, Check | Trouble]:
+        """Look into each guest."""
+        layout = render_layout(dataset)
+        return await self._each("checked", keys, lambda key, client: _check(client, layout))
+
+    async def install(self, keys: Iterable[str]) -> dict[str, Trouble]:
+        """Install fio from the guests' own repositories. Returns the guests where that failed."""
+
+        def work(key: str, client: SSHClient) -> None:
+            status, text = execute(client, INSTALL, INSTALL_WALL_SECONDS)
+            if status:
+                raise WorkloadError(f"fio could not be installed: {_last_line(text)}")
+
+        return _troubles(await self._each("with fio installed", keys, work, INSTALL_WALL_SECONDS))
+
+    async def lay_out(self, dataset: Dataset, deadline_seconds: float, keys: Iterable[str] | None = None) -> dict[str, Trouble]:
+        """Write the dataset in each guest, all at once. Returns the guests where that failed. deadline_seconds: cluster time."""
+        files = {f"{LAYOUT}.fio": render_layout(dataset), "schedule": f"0 {LAYOUT}\n"}
+        begun = await self._each("begun to lay out", keys, lambda key, client: _start(client, files))
+        failed, give_up = _troubles(begun), self._clock.now() + deadline_seconds
+        waiting, pause = [key for key in begun if key not in failed], RETRY_SECONDS
+        while waiting:
+            looks = await self._each("laid out", waiting, lambda key, client: _laid_out(client), quiet=True)
+            # A guest that cannot be reached for the moment may be writing all the same.
+            failed.update({key: look for key, look in _troubles(looks).items() if not look.passing})
+            waiting = [key for key, look in looks.items() if look is False or (isinstance(look, Trouble) and look.passing)]
+            self._tell("laid out", len(begun) - len(waiting), len(begun))
+            if waiting and self._clock.now() >= give_up:
+                late = Trouble(f"the dataset was not laid out within {deadline_seconds:.0f} s")
+                failed.update({key: late if looks[key] is False else cast(Trouble, looks[key]) for key in waiting})
+                break
+            if waiting:
+                pause = await self._pause(pause)
+        return failed
+
+    # Running.
+
+    async def start(self, timed: Sequence[Timed], keys: Iterable[str] | None = None) -> Barrier:
+        """Hand out the jobs; they start on a barrier that lies far enough ahead for all guests to be reached.
+
+        A guest that cannot be reached has its reason in its GuestRun, and is not part of the run."""
+        names = [each.job.name for each in timed]
+        if len(set(names)) < len(names) or not names:
+            raise ValueError(f"jobs need names of their own, not {', '.join(names) or 'none at all'}")
+        files = {f"{each.job.name}.fio": render_job(each.job) for each in timed}
+        offsets = await self._each("with their clocks compared", keys, lambda key, client: self._compare_clock(client))
+        runs = {
+            key: GuestRun(key, None, error=found.why) if isinstance(found, Trouble) else GuestRun(key, found)
+            for key, found in offsets.items()
+        }
+        lead_wall_seconds = LEAD_WALL_SECONDS + LEAD_FACTOR * (self._wall_each or 0.0) * len(runs)
+        barrier = Barrier(self._clock.now() + self._clock.rate * lead_wall_seconds, tuple(timed), runs)
+
+        def begin(key: str, client: SSHClient) -> None:
+            schedule = "".join(f"{round((barrier.start_of(key) + each.at_seconds) * 1e9)} {each.job.name}\n" for each in timed)
+            _start(client, {**files, "schedule": schedule})
+
+        reached = [key for key, run in runs.items() if run.error is None]
+        for key, trouble in _troubles(await self._each("started", reached, begin)).items():
+            runs[key].error = trouble.why
+        return barrier
+
+    def _compare_clock(self, client: SSHClient) -> Offset:
+        """The best of several round trips: the guest read its clock between the two stamps of ours."""
+        found = []
+        for _ in range(CLOCK_SAMPLES):
+            sent = self._clock.now()
+            status, text = execute(client, CLOCK)
+            back = self._clock.now()
+            if status or not text.strip().isdigit():
+                raise WorkloadError(f"`{CLOCK}` says {text.strip()!r}")
+            found.append(Offset(int(text) / 1e9 - (sent + back) / 2, (back - sent) / 2))
+        return min(found, key=lambda offset: offset.bound_seconds)
+
+    async def wait(self, barrier: Barrier, tick: Callable[[float], None] | None = None) -> None:
+        """Until the last job has ended. tick gets the share of the time that has passed, each second or so."""
+        begin, end = self._clock.now(), barrier.end_epoch + SETTLE_SECONDS
+        while (now := self._clock.now()) < end:
+            if tick:
+                tick((now - begin) / (end - begin))
+            await asyncio.sleep(min(1.0, self._clock.wall(end - now)))
+
+    async def fetch(self, barrier: Barrier, deadline_seconds: float) -> Mapping[str, GuestRun]:
+        """What came of all guests that were started. One that cannot be reached, or has not ended, is asked again until the deadline
+        (cluster seconds from now); what is missing then says why."""
+        give_up = self._clock.now() + deadline_seconds
+        waiting = [key for key, run in barrier.runs.items() if run.error is None]
+        total, pause = len(waiting), RETRY_SECONDS
+        while waiting:
+            found = await self._each("fetched", waiting, lambda key, client: _fetch(client, barrier.timed), quiet=True)
+            missing: dict[str, str] = {}
+            for key, look in found.items():
+                run = barrier.runs[key]
+                run.tries += 1
+                if isinstance(look, Trouble):
+                    missing[key] = look.why
+                    run.lost.append(look.why)
+                    continue
+                run.jobs.update(_judged(barrier, run, look))
+                if unended := [each.job.name for each in barrier.timed if each.job.name not in run.jobs]:
+                    missing[key] = f"{', '.join(unended)} had not ended"
+            waiting = list(missing)
+            self._tell("fetched", total - len(waiting), total)
+            if waiting and self._clock.now() >= give_up:
+                for key, why in missing.items():
+                    barrier.runs[key].error = f"no results within {deadline_seconds:.0f} s: {why}"
+                break
+            if waiting:
+                pause = await self._pause(pause)
+        return barrier.runs
+
+    async def stop(self) -> None:
+        """End what runs, in the guests that can be reached: for a run that is given up."""
+        await self._each("stopped", None, lambda key, client: execute(client, STOP), quiet=True)
+
+    async def remove(self) -> dict[str, Trouble]:
+        """Take the dataset and all else away again. Returns the guests where that failed."""
+
+        def work(key: str, client: SSHClient) -> None:
+            execute(client, STOP)
+            status, text = execute(client, REMOVE)
+            if status:
+                raise WorkloadError(f"{FOLDER} could not be removed: {_last_line(text)}")
+
+        return _troubles(await self._each("cleaned", None, work))
+
+    # Many guests, few connections.
+
+    async def _each(
+        self,
+        what: str,
+        keys: Iterable[str] | None,
+        work: Callable[[str, SSHClient], T],
+        timeout_wall_seconds: float = LOGIN_WALL_SECONDS,
+        quiet: bool = False,
+    ) -> dict[str, T | Trouble]:
+        """Do the work in each guest, some at a time; a guest where it failed has its trouble in place of what the work returns."""
+        chosen = list(self.hosts if keys is None else keys)
+        found: dict[str, T | Trouble] = {}
+        began = time.monotonic()
+
+        async def one(key: str) -> None:
+            host = self.hosts[key]
+            async with self._slots:
+                try:
+                    found[key] = await with_login(
+                        self._route, host.target, host.credentials, lambda client: work(key, client), timeout_wall_seconds, self._threads
+                    )
+                except LoginError as error:
+                    found[key] = Trouble(str(error), passing=True)
+                except WorkloadError as error:
+                    found[key] = Trouble(f"{key}: {error}")
+            if not quiet:
+                self._tell(what, len(found), len(chosen))
+
+        async with asyncio.TaskGroup() as group:
+            for key in chosen:
+                group.create_task(one(key))
+        if chosen and (len(chosen) >= self._connections or self._wall_each is None):
+            self._wall_each = (time.monotonic() - began) / len(chosen)
+        return {key: found[key] for key in chosen}
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        if self._on_progress:
+            self._on_progress(what, done, total)
+
+    async def _pause(self, seconds: float) -> float:
+        """Returns how long the next pause is to be."""
+        await asyncio.sleep(max(RETRY_FLOOR_WALL_SECONDS, self._clock.wall(seconds)))
+        return min(2 * seconds, RETRY_MOST_SECONDS)
+
+
+def _troubles(found: Mapping[str, object]) -> dict[str, Trouble]:
+    return {key: each for key, each in found.items() if isinstance(each, Trouble)}
+
+
+def _judged(barrier: Barrier, run: GuestRun, found: Mapping[str, tuple[_Ended, FioResult | str]]) -> dict[str, JobRun]:
+    """The jobs that have ended. One that began when others had been counting for a while did not run beside them."""
+    judged: dict[str, JobRun] = {}
+    bound = run.offset.bound_seconds if run.offset else 0.0
+    for each in barrier.timed:
+        name = each.job.name
+        if name not in found:
+            continue
+        ended, result = found[name]
+        late = ended.started_epoch - barrier.start_of(run.key) - each.at_seconds
+        if isinstance(result, str):
+            judged[name] = JobRun(None, result, late)
+        elif late - bound > max(each.job.ramp_seconds, LATE_SECONDS):
+            judged[name] = JobRun(None, f"{name} started {late:.1f} s after the others", late)
+        else:
+            judged[name] = JobRun(result, None, late)
+    return judged
+
+
+# In one guest, on a thread.
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A line of the status file. By the guest's clock."""
+
+    started_epoch: float
+    ended_epoch: float
+    code: int
+
+
+def run_script() -> str:
+    """What starts the jobs in a guest."""
+    return files(__package__).joinpath("run.sh").read_text(encoding="utf-8")
+
+
+def _check(client: SSHClient, layout: str) -> Check:
+    status, text = execute(client, CHECK)
+    rows = [line.split() for line in text.splitlines()]
+    # df's second line: file system, blocks, used, available (KiB), share, where.
+    if len(rows) < 2 or len(rows[1]) < 6 or not rows[1][3].isdigit():
+        raise WorkloadError(f"df does not say how much room there is: {_last_line(text)}")
+    version = rows[2][0] if status == 0 and len(rows) > 2 and rows[2][0].startswith("fio-") else None
+    with client.open_sftp() as sftp:
+        same = _get(sftp, f"{LAYOUT}.fio") == layout.encode()
+        there = same and _status(_get(sftp, f"{LAYOUT}.status")).get(LAYOUT)
+    return Check(version, int(rows[1][3]) * 1024, bool(there and there.code == 0))
+
+
+def _start(client: SSHClient, texts: Mapping[str, str]) -> None:
+    with client.open_sftp() as sftp:
+        for name, text in {"run.sh": run_script(), **texts}.items():
+            with sftp.open(f"{FOLDER}/{name}", "w") as file:
+                file.write(text)
+    status, text = execute(client, START)
+    if status:
+        raise WorkloadError(f"fio could not be started: {_last_line(text)}")
+
+
+def _laid_out(client: SSHClient) -> bool:
+    """Whether the dataset has been written. Notes that it was, for a run to come."""
+    with client.open_sftp() as sftp:
+        text = _get(sftp, "status")
+        ended = _status(text).get(LAYOUT)
+        if ended is None:
+            return False
+        if ended.code:
+            raise WorkloadError(
+                f"the dataset could not be laid out: {_last_line((_get(sftp, f'{LAYOUT}.out') or b'').decode(errors='replace'))}"
+            )
+        with sftp.open(f"{FOLDER}/{LAYOUT}.status", "w") as file:
+            file.write(text or b"")
+    return True
+
+
+def _fetch(client: SSHClient, timed: Sequence[Timed]) -> dict[str, tuple[_Ended, FioResult | str]]:
+    """Each job that has ended, with its result or why there is none."""
+    found: dict[str, tuple[_Ended, FioResult | str]] = {}
+    with client.open_sftp() as sftp:
+        ended = _status(_get(sftp, "status"))
+        for name in (each.job.name for each in timed if each.job.name in ended):
+            said = _get(sftp, f"{name}.out") if ended[name].code else b""
+            try:
+                result = parse(((said or b"") + (_get(sftp, f"{name}.json") or b"")).decode(errors="replace"))
+                found[name] = ended[name], f"{name}: fio ended with exit code {ended[name].code}" if ended[name].code else result
+            except FioError as error:
+                found[name] = ended[name], f"{name}: {error}"
+    return found
+
+
+def _status(text: bytes | None) -> dict[str, _Ended]:
+    found: dict[str, _Ended] = {}
+    for line in (text or b"").decode(errors="replace").splitlines():
+        words = line.split()
+        if len(words) == 4 and all(word.isdigit() for word in words[1:]):
+            found[words[0]] = _Ended(int(words[1]) / 1e9, int(words[2]) / 1e9, int(words[3]))
+    return found
+
+
+def _get(sftp: SFTPClient, name: str) -> bytes | None:
+    """A file of ours, or None if it is not there."""
+    try:
+        with sftp.open(f"{FOLDER}/{name}") as file:
+            return bytes(file.read())
+    except FileNotFoundError:
+        return None
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it said nothing"

@@ -6,7 +6,6 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.unit.kubernetes_side import StandIn, running
 
 from pytest_vmscale.embedded.controllers.bootstrap import Bootstrap
 from pytest_vmscale.embedded.controllers.disruption import Disruption
@@ -16,6 +15,7 @@ from pytest_vmscale.embedded.controllers.machineconfig_names import CURRENT, DES
 from pytest_vmscale.embedded.controllers.nodes import NodeLifecycle, Nodes
 from pytest_vmscale.embedded.controllers.scheduler import Scheduler
 from pytest_vmscale.embedded.faults import Fault
+from tests.unit.kubernetes_side import StandIn, running
 
 POOLS, CONFIGS, KUBELETS = (f"{plural}.machineconfiguration.openshift.io" for plural in ("machineconfigpools", "machineconfigs", "kubeletconfigs"))
 SPEED = 1000.0
@@ -311,7 +311,7 @@ def test_one_client_serves_all_drains():
             trigger(cluster)
             await cluster.until(lambda: node(cluster, 0)["spec"].get("unschedulable"))
             start = cluster.clock.now()
-            await cluster.until(lambda: not [each for each in cluster.list("pods", "ns")], ROLLOUT_SECONDS)
+            await cluster.until(lambda: not cluster.list("pods", "ns"), ROLLOUT_SECONDS)
             assert cluster.clock.now() - start >= 40 / 2  # forty evictions at two a second, whatever they wait for besides
 
     asyncio.run(scenario())

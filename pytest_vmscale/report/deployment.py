@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -118,9 +119,10 @@ def _one(measurement: Measurement, subtitle: str) -> list[str]:
         sample = measurement.sample(metric)
         if sample.measured:
             lines.append(sample_line(f"  {name}", sample, measurement.deadline_seconds))
-    lines += ["", *_bulk_lines(measurement.details), *_quality_lines(measurement), *_left_lines(measurement)]
-    if measurement.failed:
-        lines += ["", *failed_lines(measurement.failed, "had no disk cloned")]
+    size = measurement.parameters.get("bulk_size")
+    if size is not None and size < measurement.size:
+        lines += ["", *_bulk_lines(measurement.details), ""]
+    lines += [*_quality_lines(measurement), *_left_lines(measurement), *_lost_lines(measurement)]
     return lines
 
 
@@ -146,7 +148,7 @@ def _several(measurements: Sequence[Measurement], subtitle: str) -> list[str]:
         if not each.complete:
             lines += wrap(f"{each.scope}: cut short: {each.incomplete_reason or 'no reason given'}", "  ")
         if each.failed:
-            lines += ["", f"Of {each.scope}:", *failed_lines(each.failed, "had no disk cloned")]
+            lines += ["", f"Of {each.scope}:", *_lost_lines(each)]
         lines += [f"{each.scope}: {line}" for line in _left_lines(each)]
     used = {_strategies(each) for each in measurements}
     lines += wrap(f"Cloned by {'; or '.join(sorted(used))}.", "")
@@ -159,8 +161,6 @@ def _short_heads() -> str:
 
 def _bulk_lines(details: Mapping[str, Any]) -> list[str]:
     bulks = details.get("bulks") or []
-    if len(bulks) < 2:
-        return []
     lines = [f"{'Bulk':>6}{'VMs':>7}{'cloned':>8}{'wall':>10}{'pause after':>13}"]
     for bulk in bulks[:_BULKS_SHOWN]:
         wall, pause = (f"{bulk[key]:.1f}" if bulk[key] is not None else "-" for key in ("wall_seconds", "pause_after_seconds"))
@@ -199,6 +199,19 @@ def _left_lines(measurement: Measurement) -> list[str]:
     return [f"{count(len(left), 'storage object')} left behind after everything was deleted:", *shown] + (
         [f"  and {len(left) - 10} more"] if len(left) > 10 else []
     )
+
+
+def _lost_lines(measurement: Measurement) -> list[str]:
+    """Those that stuck or failed by their phases, then each; those that were never asked for are only counted."""
+    records = [record for record in deploy_records(measurement) if not record.succeeded]
+    if not records:
+        return []
+    tried = [record for record in records if record.request_seconds is not None]
+    phases = Counter(record.last_phase or "no DataVolume" for record in tried)
+    told = [f"{number} in phase {phase}" for phase, number in phases.most_common()]
+    if len(records) > len(tried):
+        told.append(f"{len(records) - len(tried)} never asked for, because the bulks before were not done")
+    return ["", *wrap(f"Not cloned: {', '.join(told)}.", "", "    "), *failed_lines(tried, "were asked for and not cloned")]
 
 
 def _in_bulks(measurement: Measurement) -> str:

@@ -29,12 +29,10 @@ class Point:
     runs: int
 
     @property
-    def in_bulks(self) -> str:
-        return "all at once" if self.bulk_size is None else f"bulks of {self.bulk_size}"
-
-    @property
     def named(self) -> str:
-        return f"{self.vms} VMs, {self.in_bulks}" + (f", run {self.run}" if self.runs > 1 else "")
+        """Short: it is a row of a table."""
+        bulks = "at once" if self.bulk_size is None else f"by {self.bulk_size}"
+        return f"{self.vms} VMs {bulks}" + (f" #{self.run}" if self.runs > 1 else "")
 
     @property
     def slug(self) -> str:
@@ -171,11 +169,11 @@ def _strategy(measurement: Measurement, profile: Profile) -> Objective:
 def _nothing_left(measurement: Measurement, profile: Profile) -> Objective:
     source, left = profile.deployment.nothing_left.source, measurement.details.get("left_behind")
     if measurement.parameters.get("kept"):
-        return _reported("deployment.nothing_left", "Nothing left behind", "kept (--keep)", source, measurement.scope)
+        return _reported("deployment.nothing_left", "Nothing left", "kept (--keep)", source, measurement.scope)
     named = "; ".join(left[:LEFT_SHOWN]) + (f"; and {len(left) - LEFT_SHOWN} more" if len(left) > LEFT_SHOWN else "") if left else ""
     return at_most(
         "deployment.nothing_left",
-        "Nothing left behind",
+        "Nothing left",
         None if left is None else float(len(left)),
         unit="objects",
         limit=0.0,

@@ -40,7 +40,7 @@ def remove_run(run_id: str, kubeconfig: str | None, context: str | None, *, forg
             left = list(await restore(cluster, run_id, forget=forget_edits))
             removal = await remove(cluster, f"{LABEL_RUN}={run_id},!{LABEL_EDITS}", clock, deadline_seconds=DEADLINE_SECONDS)
             left += removal.left
-            left += await remove_created(cluster, run_id, deadline_seconds=DEADLINE_SECONDS)
+            left += await remove_created(cluster, run_id, deadline_seconds=DEADLINE_SECONDS, forget=forget_edits)
             undone = edits - len(await read_journal(cluster, run_id))
             await close_journal(cluster, run_id)
             return CleanUp(removal.deleted, undone, tuple(left))

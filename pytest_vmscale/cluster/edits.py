@@ -61,16 +61,19 @@ class Edits:
         """Whether anything was written down that may have to be undone."""
         return self._opened
 
-    async def change(self, ref: Ref, fields: Mapping[str, Any]) -> Object:
+    async def change(self, ref: Ref, fields: Mapping[str, Any], *, order: int = 0, until: Sequence[Until] = ()) -> Object:
         """Set fields (JSON pointers; ABSENT removes one) and return the object as it then is. What is so already is left alone,
-        and not put back. EditRefused, or ClusterError if it cannot be written down or done."""
+        and not put back. EditRefused, or ClusterError if it cannot be written down or done.
+
+        They are put back before anything is removed; with an `order` above 0, in its turn among what was created instead, once
+        all of `until` is so."""
         path = await self._checked(ref)
         entry: Entry | None = None
         for _ in range(TRIES):
             found = await self._cluster.get(path)
             wanted, operations = _planned(found, fields)
             if entry is None and wanted:
-                entry = await self._write_down(ref, wanted)
+                entry = await self._write_down(ref, wanted, order, tuple(until))
             if entry is None or not wanted:  # the latter: a try of ours that got no answer did it
                 return found
             if wanted != entry.fields:
@@ -93,11 +96,11 @@ class Edits:
             await self._forget(entry)
         raise ClusterError(f"{ref} could not be edited: it was changed by others in each of {TRIES} tries")
 
-    async def change_all(self, refs: Sequence[Ref], fields: Mapping[str, Any]) -> None:
+    async def change_all(self, refs: Sequence[Ref], fields: Mapping[str, Any], *, order: int = 0, until: Sequence[Until] = ()) -> None:
         """The same edit of many objects, in parallel."""
 
         async def change(ref: Ref) -> None:
-            await self.change(ref, fields)
+            await self.change(ref, fields, order=order, until=until)
 
         await in_parallel(change, refs)
 
@@ -171,10 +174,11 @@ class Edits:
 
 
 async def restore(cluster: Cluster, run_id: str, *, forget: bool = False) -> tuple[str, ...]:
-    """Put back all fields that a run changed, the last change first. Returns what was left behind, a line each.
+    """Put back the fields that a run changed, the last change first, but for those whose turn comes later (remove_created).
+    Returns what was left behind, a line each.
 
     forget: what somebody else changed since is theirs for good: it is reported, but the old value is dropped."""
-    return await _put_back(cluster, run_id, await read_journal(cluster, run_id), forget)
+    return await _put_back(cluster, run_id, [entry for entry in await read_journal(cluster, run_id) if not entry.late], forget)
 
 
 async def _put_back(cluster: Cluster, run_id: str, entries: Iterable[Entry], forget: bool = False) -> tuple[str, ...]:
@@ -223,20 +227,40 @@ async def _put_back_one(cluster: Cluster, entry: Entry) -> list[str]:
     raise ClusterError(f"it was changed by others in each of {TRIES} tries")
 
 
-async def remove_created(cluster: Cluster, run_id: str, *, deadline_seconds: float) -> tuple[str, ...]:
-    """Remove the cluster-scoped objects that a run made, in their order, and wait until each is gone (cluster seconds, for all).
-    Returns what was left behind, a line each."""
-    entries = [entry for entry in await read_journal(cluster, run_id) if not entry.is_edit]
+async def remove_created(cluster: Cluster, run_id: str, *, deadline_seconds: float, forget: bool = False) -> tuple[str, ...]:
+    """Remove the cluster-scoped objects that a run made, in their order, and wait until each is gone (cluster seconds, for all);
+    the fields that have an order are put back in their turn. Returns what was left behind, a line each."""
+    entries = [entry for entry in await read_journal(cluster, run_id) if entry.late or not entry.is_edit]
     give_up = cluster.clock.now() + deadline_seconds
     for order, group in itertools.groupby(sorted(entries, key=lambda each: (each.order, -each.sequence)), key=lambda each: each.order):
-        ours = list(group)
-        left = [line for line in [await _remove_one(cluster, run_id, entry, give_up) for entry in ours] if line]
+        members = list(group)
+        edits, ours = [entry for entry in members if entry.is_edit], [entry for entry in members if not entry.is_edit]
+        waits = dict.fromkeys(until for entry in edits for until in entry.until)
+        vain = [until for until in waits if not await _met(cluster, until, give_up)]
+        left = [f"{entry.ref} was not put back: waited in vain until {vain[0]}" for entry in edits] if vain else []
+        if edits and not vain:
+            left += await _put_back(cluster, run_id, edits, forget)
+        left += [line for line in [await _remove_one(cluster, run_id, entry, give_up) for entry in ours] if line]
         for entry in ours:
             left += [line] if not left and (line := await _wait_gone(cluster, run_id, entry, give_up)) else []
         if left:
-            later = [f"{each.ref} was not removed: it goes after what was left behind" for each in entries if each.order > order]
+            later = [
+                f"{each.ref} was not {'put back' if each.is_edit else 'removed'}: its turn is after what was left behind"
+                for each in entries
+                if each.order > order
+            ]
             return (*left, *later)
     return ()
+
+
+async def _met(cluster: Cluster, until: Until, give_up: float) -> bool:
+    """Wait until it is so, or its object is not there; False if that does not come in time."""
+    path = await cluster.path(until.ref.api_version, until.ref.kind, until.ref.namespace, until.ref.name)
+    while (found := await cluster.get_or_none(path)) is not None and not until.met(found):
+        if cluster.clock.now() >= give_up:
+            return False
+        await cluster.clock.sleep(LOOK_EVERY_SECONDS)
+    return True
 
 
 async def _remove_one(cluster: Cluster, run_id: str, entry: Entry, give_up: float) -> str | None:
@@ -244,11 +268,8 @@ async def _remove_one(cluster: Cluster, run_id: str, entry: Entry, give_up: floa
     path = await cluster.path(entry.ref.api_version, entry.ref.kind, entry.ref.namespace, entry.ref.name)
     try:
         for until in entry.until:
-            other = await cluster.path(until.ref.api_version, until.ref.kind, until.ref.namespace, until.ref.name)
-            while (found := await cluster.get_or_none(other)) is not None and not until.met(found):
-                if cluster.clock.now() >= give_up:
-                    return f"{entry.ref} was not removed: waited in vain until {until}"
-                await cluster.clock.sleep(LOOK_EVERY_SECONDS)
+            if not await _met(cluster, until, give_up):
+                return f"{entry.ref} was not removed: waited in vain until {until}"
         found = await cluster.get_or_none(path)
         # One of the same name that another made is not ours to remove.
         if found is not None and (found["metadata"].get("labels") or {}).get(LABEL_RUN) == run_id:

@@ -89,6 +89,11 @@ class Entry:
     def is_edit(self) -> bool:
         return bool(self.fields)
 
+    @property
+    def late(self) -> bool:
+        """An edit that is put back in its turn among what was created, not before."""
+        return self.is_edit and self.order > 0
+
 
 def journal_namespace(run_id: str) -> str:
     return f"vmscale-{run_id}"
@@ -132,10 +137,11 @@ def _data(entry: Entry) -> Object:
         return {key: value for key, value in told.items() if value is not ABSENT}
 
     data: Object = {"sequence": entry.sequence, **ref(entry.ref)}
-    if entry.is_edit:
-        return {**data, "fields": [values(field) for field in entry.fields]}
     waits = [{**ref(each.ref), "field": each.field, "condition": each.condition, "value": each.value} for each in entry.until]
-    return {**data, "created": True, "order": entry.order, "until": waits}
+    turn = {"order": entry.order, "until": waits}
+    if entry.is_edit:
+        return {**data, "fields": [values(field) for field in entry.fields], **(turn if entry.late else {})}
+    return {**data, "created": True, **turn}
 
 
 def _entry(found: Object) -> Entry:

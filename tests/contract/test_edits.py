@@ -297,3 +297,28 @@ def test_a_list_is_edited_whole(api, run_id):
     ref = made(api, "site", colour="red")
     with pytest.raises(ClusterError, match="is no mapping"):
         on(api, lambda cluster: Edits(cluster, run_id).change(ref, {"/data/colour/deep": "green"}))
+
+
+def test_a_field_with_an_order_is_put_back_in_its_turn_among_what_was_created(embedded, run_id):
+    gate, label = made(embedded, "gate", open="no"), pointer("metadata", "labels", "zone")
+    other = made(embedded, "labelled")
+    before = told(embedded, other)
+
+    async def work(cluster):
+        edits = Edits(cluster, run_id)
+        await edits.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "trigger", "namespace": embedded.namespace}}, order=1)
+        await edits.change(other, {label: "a"}, order=2, until=[Until(gate, "yes", "/data/open")])
+        await edits.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "pool", "namespace": embedded.namespace}}, order=3)
+        assert await restore(cluster, run_id) == ()  # what comes first
+        assert embedded.get(f"{embedded.core('configmaps')}/labelled").json["metadata"]["labels"]["zone"] == "a"
+        left = await remove_created(cluster, run_id, deadline_seconds=0.2)
+        assert left == (f"{other} was not put back: waited in vain until {gate} has /data/open yes",
+                        f"ConfigMap {embedded.namespace}/pool was not removed: its turn is after what was left behind")
+        assert embedded.get(f"{embedded.core('configmaps')}/trigger").code == 404
+        await cluster.patch(f"{embedded.core('configmaps')}/gate", {"data": {"open": "yes"}})
+        assert await remove_created(cluster, run_id, deadline_seconds=5) == ()
+        assert await read_journal(cluster, run_id) == []
+
+    on(embedded, work)
+    assert told(embedded, other) == before
+    assert embedded.get(f"{embedded.core('configmaps')}/pool").code == 404

@@ -55,7 +55,7 @@ class Replicas:
         """Every connection breaks."""
         for each in _connections(runner):
             if each.transport is not None:
-                each.transport.abort()  # type: ignore[attr-defined]
+                each.transport.abort()
 
     def join(self, index: int, version: dict[str, str]) -> None:
         """The server is there again, at this version."""

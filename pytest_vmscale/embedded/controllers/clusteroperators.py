@@ -45,7 +45,7 @@ class ClusterOperators:
     def start(self) -> None:
         for name, operator in self._operators.items():
             self._resources.create(self._kind, {"metadata": {"name": name}, "spec": {}})
-            self._set(name, lambda status, operator=operator: self._at_rest(status, operator, self._first))
+            self._rest(operator, self._first)
         self._pool_watch.start()
         self._machine_os.start()
 
@@ -57,8 +57,22 @@ class ClusterOperators:
         await self._machine_os.stop()
 
     def serve(self, server: ApiServer) -> None:
-        """Rolling out kube-apiserver ends and starts this server's replicas."""
+        """Rolling out kube-apiserver, and masters that reboot, end and start this server's replicas."""
         self._server = server
+        self._cluster.hosts.on_power(self._power)
+
+    def _power(self, node: str, up: bool) -> None:
+        server, masters = self._server, self.masters()
+        if server is None or node not in masters or masters.index(node) >= len(server.replicas.up):
+            return
+        index = masters.index(node)
+        if up:
+            version = server.replicas.versions[index]
+            start = self._cluster.timing.kubernetes.kubelet_start_seconds + self._timing.api_server_start_seconds
+            self._clock.call_later(start, lambda: server.replicas.join(index, version))
+        else:
+            server.replicas.leave(index)
+            server.close_replica(index, at_once=True)
 
     # Conditions.
 
@@ -70,6 +84,9 @@ class ClusterOperators:
             change(obj.setdefault("status", {}))
 
         self._resources.modify(self._kind, "", name, edit, subresource="status")
+
+    def _rest(self, operator: Operator, release: Release) -> None:
+        self._set(operator.name, lambda status: self._at_rest(status, operator, release))
 
     def _at_rest(self, status: Object, operator: Operator, release: Release) -> None:
         now = self._clock.timestamp()
@@ -127,7 +144,7 @@ class ClusterOperators:
             await self._deployments(operator, hop, report)
         if operator.name == "machine-config" and self._timing.os_changes[hop]:
             await self._pool_watch.roll_machine_os(release)
-        self._set(operator.name, lambda status: self._at_rest(status, operator, release))
+        self._rest(operator, release)
         self._cluster.truth.write("operator-updated", None, operator.name, version=release.version)
 
     def _report(self, operator: Operator, release: Release, done: int) -> None:

@@ -278,10 +278,8 @@ class ClusterVersions:
         self._loaded, self._forced = release, force
         self._working_towards = (image, force)
         self._progress = Progress(release, verified=self._progress.verified, total=release.manifests)
-        self._cluster.truth.write("upgrade-started", None, NAME, version=release.version)
         self._report(edge=True)
         await apply(self._cluster, self.operators, self._progress, self._became, self._report)
-        self._cluster.truth.write("upgrade-completed", None, NAME, version=release.version)
         self._report(edge=True)
 
     async def _became(self, release: Release) -> None:
@@ -415,8 +413,10 @@ class ClusterVersions:
         if not history or history[0]["image"] != actual.image:
             if history and not history[0].get("completionTime"):
                 history[0]["completionTime"] = now
+            self._cluster.truth.write("upgrade-started", None, NAME, version=actual.version)
             history.insert(0, {"state": "Partial", "startedTime": now, "completionTime": None, "version": actual.version, "image": actual.image, "verified": False})
         if progress.completed and history[0]["state"] != "Completed":
+            self._cluster.truth.write("upgrade-completed", None, NAME, version=actual.version)
             history[0].update(state="Completed", completionTime=history[0].get("completionTime") or now)
         if progress.verified:
             history[0]["verified"] = True

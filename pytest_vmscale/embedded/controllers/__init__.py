@@ -15,6 +15,7 @@ from .jobs import Jobs
 from .kubelet import Kubelet
 from .namespaces import Namespaces
 from .nodes import NodeLifecycle, Nodes
+from .pod_logs import PodLogs
 from .quota import Quotas
 from .scheduler import Scheduler
 from .sets import DaemonSets, StatefulSets
@@ -25,4 +26,4 @@ from .workloads import ReplicaSets
 # The Kubernetes side, in the order in which it is to be started.
 KUBERNETES_CONTROLLERS: tuple[type[Any], ...] = (
     Nodes, Bootstrap, NodeLifecycle, Namespaces, Scheduler, Kubelet, Volumes, Snapshots, ReplicaSets, Deployments, DaemonSets, StatefulSets, Jobs, Endpoints,
-    Admission, Quotas, Disruption, GarbageCollector, EventExpiry)
+    PodLogs, Admission, Quotas, Disruption, GarbageCollector, EventExpiry)

@@ -208,7 +208,7 @@ def _cleanup(options: argparse.Namespace) -> int:
         removal = remove_run(options.run_id, options.kubeconfig, options.context, forget_edits=options.forget_edits)
     except (ClusterError, SettingsError) as error:
         raise CommandError(str(error)) from None
-    undone = f", put back {removal.undone} edits" if removal.undone else ""
+    undone = f", undid {removal.undone} changes" if removal.undone else ""
     print(f"removed {removal.deleted} objects of run {options.run_id}{undone}")
     for line in removal.left:
         print(f"left behind: {line}", file=sys.stderr)

@@ -32,8 +32,8 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("--vms-per-namespace", "100", "VMs in each namespace"),
     (
         "--bulk-size",
-        "100",
-        "deployment: VMs that are asked for together, before the next; or a sweep of sizes: 10,50,100,all (all: all at once)",
+        None,
+        "deployment: VMs that are asked for together, before the next; or a sweep of sizes: 10,50,100,all (all: all at once; default: 100, or all of fewer)",
     ),
     ("--repeat", "1", "deployment: how often each bulk size is deployed, to tell a difference from noise"),
     (
@@ -41,6 +41,10 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
         "profile",
         "deployment: copy, snapshot or csi-clone, set in the storage class' StorageProfile and put back; or profile: what it says already",
     ),
+    ("--nodes", "1,2,4,8,16,32,64", "latency: on how many nodes VMs do I/O; one measurement for each"),
+    ("--vms-per-node", "15", "latency: VMs on each of those nodes"),
+    ("--background-vms", "0", "latency: VMs that run and do nothing beside those measured"),
+    ("--background-pods", "0", "latency: pods that run and do nothing beside them"),
     (
         "--vmscale-config",
         None,
@@ -52,8 +56,12 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("--ssh-via", None, "how guests are reached: direct, jump or port-forward (default: vmscale.yaml's ssh.via, else direct)"),
     ("--qps", None, "limit of requests per second, as client-go's (default: unlimited)"),
     ("--burst", None, "requests allowed at once above --qps (default: twice --qps)"),
-    ("--slo-profile", "reference", "name or file of the SLO profile to judge by"),
     ("--slo-tolerance", None, "percent that a measurement may exceed a reference value by (default: the profile's)"),
+    (
+        "--regression-tolerance",
+        "5",
+        "percent that a figure may be worse by than the baseline's: a regression is a change beyond this, and outside the noise",
+    ),
     ("--results-dir", "vmscale-results", "results go to a folder of the run's id under this one"),
     ("--run-id", None, "name of the run (default: made from the time)"),
     ("--reuse-fleet", None, "use the fleet that the run of this id left with --keep"),
@@ -67,6 +75,8 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("--sim-profile", "reference", "embedded cluster: name or file of the timing profile"),
     ("--sim-seed", "0", "embedded cluster: seed of everything random, for a repeatable run"),
 )
+# What --baseline-allow takes: the keys of slo.baseline.ALLOWANCES, and `missing`.
+ALLOWED = ("version", "kind", "vms", "mix", "rate", "storage", "shape", "parameters", "missing")
 INI_TWINS = {
     "cluster",
     "kubeconfig",
@@ -77,17 +87,34 @@ INI_TWINS = {
     "ssh_via",
     "qps",
     "burst",
-    "slo_profile",
+    "slo",
     "slo_tolerance",
+    "regression_tolerance",
     "results_dir",
     "sim_speed",
     "sim_workers",
     "sim_profile",
 }
+# option, metavar, help: may be given more than once. An ini twin has one value.
+LISTS: tuple[tuple[str, str, str], ...] = (
+    ("--slo", "PROFILE|FILE", "SLO profile to judge by; of several each changes the ones before it [reference]"),
+    ("--baseline", "DIR|FILE", "an earlier run's folder, or one of its results files: a figure that is worse than there fails the run"),
+    (
+        "--baseline-allow",
+        "WHAT",
+        f"compare with the baseline though this differs: {', '.join(ALLOWED)} (missing: it has none of a scenario that runs)",
+    ),
+    (
+        "--sim-fault",
+        "NAME=VALUE",
+        "embedded cluster: make something go wrong; or a YAML plan of faults with times",
+    ),
+)
 SWITCHES: tuple[tuple[str, str], ...] = (
     ("--keep", "leave the fleet on the cluster"),
     ("--inspect-on-failure", "have `oc adm inspect` gather the fleet's namespaces before they are removed, if anything failed"),
     ("--allow-disruptive", "allow what reboots nodes or edits cluster-scoped objects on a real cluster"),
+    ("--install-fio", "latency: install fio in guests that have none, from their own repositories"),
     ("--plan", "print what would be created, changed and measured; contact nothing"),
 )
 
@@ -111,21 +138,19 @@ def add(parser: pytest.Parser) -> None:
         group.addoption(
             option, dest=_dest(option), default=None, metavar=_name(option).upper().removeprefix("VMSCALE_"), help=shown.replace("%", "%%")
         )
-    group.addoption(
-        "--sim-fault",
-        dest=_dest("--sim-fault"),
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="embedded cluster: make something go wrong (may be repeated); or a YAML plan of faults with times",
-    )
+    for option, metavar, text in LISTS:
+        shown = f"{text} (may be repeated)"
+        if _name(option) in INI_TWINS:
+            parser.addini(f"vmscale_{_name(option)}", shown)
+            shown += f"; ini: vmscale_{_name(option)}"
+        group.addoption(option, dest=_dest(option), action="append", default=[], metavar=metavar, help=shown)
     for option, text in SWITCHES:
         group.addoption(option, dest=_dest(option), action="store_true", help=text)
 
 
 def given(config: pytest.Config) -> bool:
     """Whether the command line has any option of ours."""
-    options = [*(option for option, _, _ in OPTIONS), *(option for option, _ in SWITCHES), "--sim-fault"]
+    options = [*(option for option, _, _ in (*OPTIONS, *LISTS)), *(option for option, _ in SWITCHES)]
     return any(config.getoption(_dest(option)) for option in options)
 
 
@@ -135,7 +160,7 @@ def joined(arguments: Sequence[str]) -> list[str] | None:
     pytest looks for its ini file before it knows any plugin's options: it takes FILE, if it exists, for a test, and
     looks for the ini file beside it. Written with an equals sign it does not.
     """
-    ours = {option for option, _, _ in OPTIONS} | {"--sim-fault"}
+    ours = {option for option, _, _ in (*OPTIONS, *LISTS)}
     found: list[str] = []
     changed = False
     for argument in arguments:
@@ -150,7 +175,7 @@ def joined(arguments: Sequence[str]) -> list[str] | None:
 def value(config: pytest.Config, option: str) -> Any:
     """The command line's, else the ini file's, else the default."""
     found = config.getoption(_dest(option))
-    if found is None and _name(option) in INI_TWINS:
+    if found in (None, []) and _name(option) in INI_TWINS:
         found = config.getini(f"vmscale_{_name(option).removeprefix('vmscale_')}") or None
     return {name: default for name, default, _ in OPTIONS}.get(option) if found is None else found
 
@@ -201,9 +226,14 @@ def settings(config: pytest.Config) -> Settings:
         vms=vms,
         vm_mix=value(config, "--vm-mix"),
         vms_per_namespace=int(number("--vms-per-namespace", 1, whole=True)),
-        bulk_sizes=s.parse_bulk_sizes(value(config, "--bulk-size")),
+        bulk_sizes=s.parse_bulk_sizes(value(config, "--bulk-size") or ""),
         repeat=int(number("--repeat", 1, 100, whole=True)),
         clone_strategy=strategy,
+        nodes=s.parse_sweep("--nodes", value(config, "--nodes")),
+        vms_per_node=int(number("--vms-per-node", 1, whole=True)),
+        install_fio=value(config, "--install-fio"),
+        background_vms=int(number("--background-vms", 0, whole=True)),
+        background_pods=int(number("--background-pods", 0, whole=True)),
         site=site,
         site_file=site_file,
         ssh_via=via,
@@ -212,7 +242,7 @@ def settings(config: pytest.Config) -> Settings:
         provision_deadline_seconds=s.parse_seconds("--provision-deadline", value(config, "--provision-deadline")),
         qps=qps,
         burst=int(number("--burst", 1, whole=True)) if value(config, "--burst") else max(1, int(2 * (qps or 1))),
-        slo_profile=value(config, "--slo-profile"),
+        slo=profiles(config),
         slo_tolerance_percent=None if value(config, "--slo-tolerance") is None else number("--slo-tolerance", 0),
         results_dir=Path(value(config, "--results-dir")).expanduser(),
         run_id=s.check_run_id("--run-id", run_id),
@@ -228,11 +258,31 @@ def settings(config: pytest.Config) -> Settings:
             faults=tuple(value(config, "--sim-fault")),
             seed=int(number("--sim-seed", 0, whole=True)),
         ),
+        baselines=tuple(Path(each).expanduser() for each in value(config, "--baseline")),
+        baseline_allow=allowed(value(config, "--baseline-allow")),
+        regression_tolerance_percent=number("--regression-tolerance", 0),
     )
     found.mix(max(vms))
     check_limits(found)
     check_options_that_would_do_nothing(config, found)
     return found
+
+
+def profiles(config: pytest.Config) -> tuple[str, ...]:
+    """The SLO profiles' names or files, in their order."""
+    found = value(config, "--slo")
+    return (found,) if isinstance(found, str) else tuple(found or ["reference"])
+
+
+def allowed(asked: Sequence[str]) -> tuple[str, ...]:
+    """What --baseline-allow names; commas are taken too. SettingsError."""
+    from .settings import SettingsError
+
+    words = [word.strip() for each in asked for word in each.split(",")]
+    for word in words:
+        if word not in ALLOWED:
+            raise SettingsError(f"--baseline-allow {word}: must be {', '.join(ALLOWED[:-1])} or {ALLOWED[-1]}")
+    return tuple(words)
 
 
 def check_options_that_would_do_nothing(config: pytest.Config, found: Settings) -> None:
@@ -244,6 +294,9 @@ def check_options_that_would_do_nothing(config: pytest.Config, found: Settings) 
 
     if value(config, "--burst") and found.qps is None:
         raise SettingsError("--burst: is for --qps, which is not given")
+    for option in ("--baseline-allow", "--regression-tolerance"):
+        if asked(option) and not found.baselines:
+            raise SettingsError(f"{option}: is for --baseline, which is not given")
     if asked("--context") and found.kubeconfig is None:
         raise SettingsError("--context: is for a kubeconfig, and none is named")
     if found.cluster == "embedded":

@@ -141,6 +141,42 @@ class Storage(_Strict):
     volume_mode: Literal["Block", "Filesystem"] | None = None
 
 
+class Fio(_Strict):
+    """The latency suite's I/O. The defaults are the reference's, where it says them; it prints 20 MiB a file, which does not fit its own
+    disk, and 4.8 GiB in all, which 2 MiB a file gives."""
+
+    directories: Annotated[int, Field(ge=1)] = 300
+    files_per_directory: Annotated[int, Field(ge=1)] = 8
+    file_size: Annotated[str, Field(pattern=r"^[1-9]\d*(Ki|Mi|Gi)$")] = "2Mi"
+    block_size: Annotated[int, Field(ge=512, multiple_of=512)] = 4096
+    engine: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] = "libaio"
+    depth: Annotated[int, Field(ge=1)] = 1
+    ramp_seconds: Annotated[int, Field(ge=0)] = 10
+    baseline_iops: Annotated[int, Field(ge=1)] = 1
+    baseline_seconds: Annotated[int, Field(ge=1)] = 310
+    workload_iops: Annotated[int, Field(ge=1)] = 1000
+    workload_seconds: Annotated[int, Field(ge=1)] = 60
+    connections: Annotated[int, Field(ge=1, le=256)] = 16
+
+    @model_validator(mode="after")
+    def _enough(self) -> Fio:
+        for load, count in (("baseline", self.baseline_iops * self.baseline_seconds), ("workload", self.workload_iops * self.workload_seconds)):
+            if count < SAMPLES_NEEDED:
+                raise ValueError(f"{load}_iops * {load}_seconds is {count} I/Os: fewer than {SAMPLES_NEEDED} say nothing of a mean")
+        return self
+
+    @property
+    def file_bytes(self) -> int:
+        return size_bytes(self.file_size)
+
+    @property
+    def dataset_bytes(self) -> int:
+        return self.directories * self.files_per_directory * self.file_bytes
+
+
+SAMPLES_NEEDED = 300
+
+
 # The reference's fleet: sections "RHEL VM", "Windows 10 VM" and "Fedora VM" of its appendix.
 REFERENCE_GUESTS: dict[str, GuestImage] = {
     "rhel": GuestImage(source_pvc="default/rhel-dv", network="default/linux-bridge", cpu_model="host-passthrough"),
@@ -177,6 +213,7 @@ class Site(_Strict):
     machine_type: str = "q35"
     cpu_model: str | None = None
     zones: list[Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]] = []
+    fio: Fio = Fio()
 
     def known_guests(self) -> dict[str, GuestImage]:
         return {**REFERENCE_GUESTS, **self.guests}
@@ -205,9 +242,14 @@ class Settings:
     vms: tuple[int, ...]
     vm_mix: str | None  # as --vm-mix has it; None: the scenario's own
     vms_per_namespace: int
-    bulk_sizes: tuple[int | None, ...]  # None: all at once
+    bulk_sizes: tuple[int | None, ...]  # None: all at once; empty: the scenario's own
     repeat: int
     clone_strategy: Literal["profile", "copy", "snapshot", "csi-clone"]
+    nodes: tuple[int, ...]
+    vms_per_node: int
+    install_fio: bool
+    background_vms: int
+    background_pods: int
     site: Site
     site_file: Path | None
     ssh_via: SshVia
@@ -216,7 +258,7 @@ class Settings:
     provision_deadline_seconds: float
     qps: float | None
     burst: int
-    slo_profile: str
+    slo: tuple[str, ...]  # profiles' names or files; later ones change earlier ones
     slo_tolerance_percent: float | None
     results_dir: Path
     run_id: str
@@ -225,6 +267,9 @@ class Settings:
     inspect_on_failure: bool
     allow_disruptive: bool
     simulation: Simulation
+    baselines: tuple[Path, ...] = ()
+    baseline_allow: tuple[str, ...] = ()
+    regression_tolerance_percent: float = 5.0
 
     @property
     def largest(self) -> int:
@@ -241,6 +286,8 @@ class Settings:
 
     def is_sweep(self, markers: Sequence[str]) -> bool:
         """Whether there is more than one point to judge together."""
+        if "latency" in markers:
+            return len(self.nodes) > 1
         return len(self.vms) > 1 or ("deployment" in markers and len(self.bulk_sizes) > 1)
 
     def mix(self, count: int, default: str = "rhel=100") -> dict[str, int]:
@@ -265,22 +312,40 @@ def load_site(path: Path | None) -> Site:
 
 
 def parse_vms(text: str) -> tuple[int, ...]:
-    """`1000`, or a sweep `100,500,1000`: whole numbers above 0, each once, in the order to run them (ascending)."""
+    """`1000`, or a sweep `100,500,1000`: see parse_sweep."""
+    return parse_sweep("--vms", text)
+
+
+def parse_sweep(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers above 0, each once, in the order to run them (ascending)."""
     counts = []
     for part in text.split(","):
         if not re.fullmatch(r"\d+", part.strip()) or int(part) == 0:
-            raise SettingsError(f"--vms {text}: {part.strip()!r} is not a whole number above 0")
+            raise SettingsError(f"{option} {text}: {part.strip()!r} is not a whole number above 0")
         counts.append(int(part))
     for count in counts:
         if counts.count(count) > 1:
-            raise SettingsError(f"--vms {text}: {count} is given twice")
+            raise SettingsError(f"{option} {text}: {count} is given twice")
     return tuple(sorted(counts))
 
 
+def size_bytes(quantity: str) -> int:
+    """A Kubernetes quantity (`40Gi`, `4G`, `2Mi`) in bytes, cut to a whole one."""
+    match = re.fullmatch(QUANTITY, quantity)
+    if not match:
+        raise ValueError(f"{quantity!r} is no quantity")
+    number = re.match(r"[\d.]+", quantity)
+    assert number
+    unit = quantity[number.end() :]
+    power = "kMGTP".index("k" if unit[0] == "K" else unit[0]) + 1 if unit and unit != "m" else 0
+    return int(float(number[0]) * (1024 if unit.endswith("i") else 1000) ** power / (1000 if unit == "m" else 1))
+
+
 def parse_bulk_sizes(text: str) -> tuple[int | None, ...]:
-    """`100`, or a sweep `10,50,100,all`: whole numbers above 0, or `all` (None) for all at once; each once, in this order."""
+    """`100`, or a sweep `10,50,100,all`: whole numbers above 0, or `all` (None) for all at once; each once, in this order. Empty:
+    nothing is asked for."""
     sizes: list[int | None] = []
-    for part in (each.strip() for each in text.split(",")):
+    for part in (each.strip() for each in text.split(",") if text):
         if part != "all" and (not re.fullmatch(r"\d+", part) or int(part) == 0):
             raise SettingsError(f"--bulk-size {text}: {part!r} is neither a whole number above 0 nor all")
         size = None if part == "all" else int(part)

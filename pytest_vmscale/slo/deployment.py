@@ -17,6 +17,7 @@ from pytest_vmscale.slo.reference import reference_at
 
 NOT_DONE = "were not deployed"
 LEFT_SHOWN = 3
+DEFAULT_BULK = 100  # what the reference found to be the fastest
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,12 @@ def points(settings: Settings) -> list[Point]:
         Point(vms, size, run, settings.repeat)
         for vms in settings.vms
         for run in range(1, settings.repeat + 1)
-        for size in settings.bulk_sizes
+        for size in bulk_sizes(settings, vms)
     ]
+
+
+def bulk_sizes(settings: Settings, vms: int) -> tuple[int | None, ...]:
+    return settings.bulk_sizes or ((DEFAULT_BULK if vms > DEFAULT_BULK else None),)
 
 
 def deadline_seconds(settings: Settings) -> float:
@@ -61,7 +66,7 @@ def deadlines_seconds(settings: Settings, profile: Profile, tolerance_percent: f
         if settings.guest(name).image is None:
             raise SettingsError(f"--vm-mix {settings.vm_mix}: {name} has a container disk, and a deployment clones disks")
     for vms in settings.vms:
-        for size in settings.bulk_sizes:
+        for size in bulk_sizes(settings, vms):
             if size is not None and size > vms:
                 raise SettingsError(f"--bulk-size {size}: is more than the {vms} VMs of --vms; give all for all at once")
     if settings.reuse_fleet:

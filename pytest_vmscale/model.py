@@ -89,6 +89,9 @@ class Record:
     # beyond the deadline there, whatever else was measured of it.
     METRICS: ClassVar[tuple[str, ...]] = ()
     OUTCOME: ClassVar[str] = ""
+    # More is better: of the metrics, or of FIGURES, which are those of the measurement's details that runs are compared by.
+    HIGHER_IS_BETTER: ClassVar[tuple[str, ...]] = ()
+    FIGURES: ClassVar[tuple[str, ...]] = ()
 
     namespace: str
     vm_name: str
@@ -158,6 +161,69 @@ class DeployRecord(Record):
     clone_strategy: str | None = None
     clone_fallback: str | None = None
     request_seconds: float | None = None  # from sending the create request to its answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyRecord(Record):
+    """One VM's I/O: completion latencies of each load and direction, as its fio counted them, and the rate it achieved.
+
+    overloaded: the loads and directions ("workload-write") in which it achieved less than 99 % of its rate: its latency there
+    is that of a queue, and counts in no figure of the fleet. clock_offset_seconds: its clock against the run's, within the bound.
+    late_seconds: the most that one of its runs began after the barrier.
+    """
+
+    LOADS = ("baseline", "workload")
+    DIRECTIONS = ("read", "write")
+    PHASES = ("baseline-read", "baseline-write", "workload-read", "workload-write")
+    METRICS = (
+        "baseline_read_mean_seconds",
+        "baseline_write_mean_seconds",
+        "workload_read_mean_seconds",
+        "workload_write_mean_seconds",
+        "baseline_read_p99_seconds",
+        "baseline_write_p99_seconds",
+        "workload_read_p99_seconds",
+        "workload_write_p99_seconds",
+    )
+
+    baseline_read_mean_seconds: float | None = None
+    baseline_read_p50_seconds: float | None = None
+    baseline_read_p90_seconds: float | None = None
+    baseline_read_p99_seconds: float | None = None
+    baseline_read_p999_seconds: float | None = None
+    baseline_read_iops: float | None = None
+    baseline_write_mean_seconds: float | None = None
+    baseline_write_p50_seconds: float | None = None
+    baseline_write_p90_seconds: float | None = None
+    baseline_write_p99_seconds: float | None = None
+    baseline_write_p999_seconds: float | None = None
+    baseline_write_iops: float | None = None
+    workload_read_mean_seconds: float | None = None
+    workload_read_p50_seconds: float | None = None
+    workload_read_p90_seconds: float | None = None
+    workload_read_p99_seconds: float | None = None
+    workload_read_p999_seconds: float | None = None
+    workload_read_iops: float | None = None
+    workload_write_mean_seconds: float | None = None
+    workload_write_p50_seconds: float | None = None
+    workload_write_p90_seconds: float | None = None
+    workload_write_p99_seconds: float | None = None
+    workload_write_p999_seconds: float | None = None
+    workload_write_iops: float | None = None
+    overloaded: tuple[str, ...] = ()
+    clock_offset_seconds: float | None = None
+    clock_bound_seconds: float | None = None
+    late_seconds: float | None = None
+    fetch_tries: int = 0
+
+    def of(self, phase: str, figure: str) -> float | None:
+        """A figure ("mean_seconds", "iops") of one of PHASES, whether its rate was achieved or not."""
+        found: float | None = getattr(self, f"{phase.replace('-', '_')}_{figure}")
+        return found
+
+    def mean_seconds(self, phase: str) -> float | None:
+        """The mean latency in a phase; None if it was not reported, or is that of a queue."""
+        return None if phase in self.overloaded else self.of(phase, "mean_seconds")
 
 
 @dataclass(frozen=True)

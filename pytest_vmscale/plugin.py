@@ -26,9 +26,10 @@ MARKERS = {
     "density": "as many VMs on one node as it takes",
     "preflight": "is the cluster fit for the suites",
     "sweep": "judges all points of a sweep together",
+    "comparison": "compares what was measured with --baseline",
     "disruptive": "reboots nodes, edits cluster-scoped objects or upgrades: needs --allow-disruptive on a real cluster",
 }
-SCENARIOS = tuple(name for name in MARKERS if name not in ("sweep", "disruptive"))
+SCENARIOS = tuple(name for name in MARKERS if name not in ("sweep", "comparison", "disruptive"))
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 FROM_WORKERS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 
@@ -72,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     try:
         settings = options.settings(config)
-        profile = load_profile(settings.slo_profile)
+        profile = load_profile(*settings.slo)
         run = Run(settings, profile)
         if not hasattr(config, "workerinput"):
             options.check_simulation(settings)
@@ -80,7 +81,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except (SettingsError, ClusterError) as error:
         raise pytest.UsageError(str(error)) from None
     except ProfileError as error:
-        raise pytest.UsageError(f"--slo-profile {error}") from None
+        raise pytest.UsageError(f"--slo {error}") from None
     config.stash[RUN] = run
     config.stash[FROM_WORKERS] = []
 
@@ -111,17 +112,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError(
                 f"{disruptive[0]} reboots nodes or edits cluster-scoped objects: give --allow-disruptive, or deselect it with -m 'not disruptive'"
             )
-    # One point is no sweep: there is nothing to skip, and nothing to report.
-    sweeps = [item for item in items if item.get_closest_marker("sweep") and not run.settings.is_sweep(scenarios([item]))]
-    if sweeps:
-        items[:] = [item for item in items if item not in sweeps]
-        config.hook.pytest_deselected(items=sweeps)
+    # One point is no sweep, and without a baseline nothing is compared: there is nothing to skip, and nothing to report.
+    unneeded = [item for item in items if item.get_closest_marker("sweep") and not run.settings.is_sweep(scenarios([item]))]
+    if not run.settings.baselines:
+        unneeded += [item for item in items if item.get_closest_marker("comparison")]
+    if unneeded:
+        items[:] = [item for item in items if item not in unneeded]
+        config.hook.pytest_deselected(items=unneeded)
+    items.sort(key=lambda item: item.get_closest_marker("comparison") is not None)  # when everything is measured
     try:
         run.select(scenarios(items))
     except SettingsError as error:
         raise pytest.UsageError(str(error)) from None
     except ProfileError as error:
-        raise pytest.UsageError(f"--slo-profile {error}") from None
+        raise pytest.UsageError(f"--slo {error}") from None
     for item in items:
         if scenarios([item]) and not item.get_closest_marker("timeout"):
             # The last resort, above every deadline of the procedures themselves.

@@ -15,10 +15,13 @@ from typing import Any
 from . import __version__
 from .cluster.access import ClusterError, look_at
 from .model import Measurement, Objective, Outcome
+from .report.comparison import Compared, against, data, one_line
 from .report.files import About, ResultFiles, ScenarioFiles
+from .report.saved import Saved, SavedError, load_baseline, subtitle
 from .scenarios import ALL, Scenario, named, of_objective
 from .settings import Settings, SettingsError
-from .slo.judge import Verdict, verdict
+from .slo.baseline import Conditions, conditions, differences
+from .slo.judge import Ruling, Verdict, verdict
 from .slo.profile import Profile
 
 START_AND_STOP_WALL_SECONDS = 300.0  # starting and ending the cluster, logging in, drawing charts
@@ -59,6 +62,11 @@ class Run:
         self.interrupted = False
         self.cleanup: dict[str, Any] | None = None  # of all fleets together
         self.look_at_fleet: Callable[[], Mapping[str, Any]] | None = None  # set while there is a fleet
+        try:
+            self.baselines: list[Saved] = load_baseline(settings.baselines)
+        except SavedError as error:
+            raise SettingsError(f"--baseline {error}") from None
+        self._compared: Compared | None = None
         self._files: ResultFiles | None = None
         self._scenario_files: list[tuple[Measurement, ScenarioFiles]] = []
         self._judged_together: set[str] = set()
@@ -70,6 +78,22 @@ class Run:
         self.selected = [each for each in ALL if each.marker in markers]
         for each in self.selected:
             each.judge.deadlines_seconds(self.settings, self.profile, self.tolerance_percent)
+            self._check_baseline(each)
+
+    def _check_baseline(self, scenario: Scenario) -> None:
+        """What can be told before anything is measured of whether it can be compared. SettingsError."""
+        allow = self.settings.baseline_allow
+        theirs = [each for each in self.baselines if each.measurement.scenario == scenario.name]
+        if self.baselines and not theirs and "missing" not in allow:
+            paths = ", ".join(str(each) for each in self.settings.baselines)
+            raise SettingsError(f"--baseline {paths}: has no results of {scenario.name} (--baseline-allow missing to leave it uncompared)")
+        facts: dict[str, Any] = {"kind": self.cluster_facts["kind"], "rate": self.speed_of(scenario)}
+        if self.settings.cluster == "embedded":
+            facts["shape"] = {"workers": self.settings.simulation.workers}
+        for each in theirs:
+            for name, said in differences(Conditions(facts), each.conditions).items():
+                if name not in allow:
+                    raise SettingsError(f"--baseline {each.path}: {said}; --baseline-allow {name} to compare all the same")
 
     def speed_of(self, scenario: Scenario) -> float:
         """Cluster seconds a wall second while this scenario measures."""
@@ -155,6 +179,16 @@ class Run:
             taken = [each for each in self.measurements if each.scenario == scenario.name]
             self.objectives.extend(scenario.judge.judge_together(taken, self.profile, self.tolerance_percent))
 
+    def compared(self) -> Compared | None:
+        """What was measured so far against the baseline; None without one."""
+        if not self.baselines:
+            return None
+        taken = [(measurement, conditions(measurement, self.cluster_facts, files.workload)) for measurement, files in self._scenario_files]
+        if self._compared is None or len(self._compared.comparisons) != len(taken):
+            settings = self.settings
+            self._compared = against(taken, self.baselines, settings.regression_tolerance_percent, settings.baseline_allow)
+        return self._compared
+
     def cleaned_up(self, *, left: Sequence[str] = (), why: str | None = None, requested: bool = True) -> None:
         """What became of one fleet's, or one edit's, removal: `left` names what is still there, `why` says what went wrong."""
         before = self.cleanup or {"requested": False, "status": None, "left": []}
@@ -213,9 +247,15 @@ class Run:
         rates = {each.time_rate for each in self.measurements}
         if len(rates) == 1:
             self.cluster_facts["time_rate"] = rates.pop()
-        final = replace(verdict(self.objectives, self.troubles, self.unfit, self.failures), interrupted=interrupted)
+        compared = self.compared()
+        if compared:
+            self.troubles += [each for each in compared.troubles if each not in self.troubles]
+        failures = [*self.failures, *(compared.regressions if compared else ())]
+        final = replace(verdict(self.objectives, self.troubles, self.unfit, failures), interrupted=interrupted)
+        if compared and final.ruling is Ruling.PASS:
+            final = replace(final, why=(*final.why, one_line(compared)))
         charts = self._charts()
-        self.files.write_verdict(final, profile=self.profile.name, charts=charts)
+        self.files.write_verdict(final, data(compared) if compared else None, self.profile.name, charts)
         return {
             "exit_code": final.exit_code,
             "lines": self._lines(final),
@@ -225,23 +265,25 @@ class Run:
 
     def _charts(self) -> list[Path]:
         from .report.charts import write_charts
+        from .report.comparison import write_comparison_charts
 
-        return write_charts(self.files.folder / "charts", self.measurements, self.objectives, self.subtitle)
+        folder = self.files.folder / "charts"
+        charts = write_charts(folder, self.measurements, self.objectives, self.subtitle)
+        if self.baselines:
+            charts += write_comparison_charts(folder, self.measurements, self.baselines, self.subtitle)
+        return charts
 
     def _lines(self, final: Verdict) -> list[str]:
         from .report.terminal import summary_lines
 
-        return summary_lines(final, self.measurements, self.files.folder, self._simulated)
+        return summary_lines(final, self.measurements, self.files.folder, self._simulated, self.compared())
 
     def _simulated(self, measurement: Measurement) -> str:
         return self.subtitle(measurement) if self.cluster_facts["kind"] == "embedded" else ""
 
     def subtitle(self, measurement: Measurement) -> str:
         """What every report says beside a duration."""
-        facts = self.cluster_facts
-        if facts["kind"] == "embedded":
-            return f"embedded cluster, simulated at {measurement.time_rate:g}x"
-        return f"OpenShift {facts.get('openshift_version') or '(version unknown)'}, {facts.get('worker_count', '?')} workers"
+        return subtitle(self.cluster_facts, measurement)
 
     def write_allure_environment(self, folder: str, outcome: Mapping[str, Any]) -> None:
         from .report.allure import write_environment
@@ -263,6 +305,27 @@ class Check:
         """Over all measurements of a scenario."""
         self._run.judged_together(of_objective(objective_id))
         return self._assert(objective_id, measurements, None)
+
+    def check_no_regression(self, scenario: Scenario) -> None:
+        """Of all measurements of a scenario against the baseline's."""
+        __tracebackhide__ = True
+        import pytest
+
+        compared = self._run.compared()
+        found = compared.of(scenario.name) if compared else None
+        if not compared or not found:
+            if any(each.measurement.scenario == scenario.name for each in self._run.baselines):
+                raise MeasurementFailed(f"{scenario.title}: nothing was measured that could be compared with the baseline")
+            pytest.skip(f"neither this run nor the baseline has a {scenario.title.lower()}")
+        from .report.allure import attach_comparison
+
+        for name, value in found.properties.items():
+            self._record_property(name, value)
+        attach_comparison(scenario, found, self._run)
+        if found.regressions:
+            raise SloBreach("\n".join(found.regressions))
+        if found.troubles:
+            raise MeasurementFailed(found.troubles[0])
 
     def _assert(self, objective_id: str, measurements: Sequence[Measurement], scope: str | None) -> Objective:
         __tracebackhide__ = True

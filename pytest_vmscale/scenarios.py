@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from .model import Measurement, Objective
+from .model import BootRecord, DeployRecord, LatencyRecord, Measurement, Objective, Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +91,8 @@ class Report(Protocol):
 @dataclass(frozen=True)
 class Scenario:
     """`prefix` begins its objectives' ids. `speed`: cluster seconds a wall second that the embedded cluster runs at while this
-    scenario measures, unless --sim-speed says otherwise: as fast as its error stays below that of the procedure on a real cluster."""
+    scenario measures, unless --sim-speed says otherwise: as fast as its error stays below that of the procedure on a real cluster.
+    `record`: what is written of each VM; by it results files are read again."""
 
     name: str  # as in the result files
     marker: str
@@ -100,6 +101,7 @@ class Scenario:
     module: str
     speed: float
     disruptive: bool = False
+    record: type[Record] = Record
 
     @property
     def judge(self) -> Judge:
@@ -111,8 +113,9 @@ class Scenario:
 
 
 ALL = (
-    Scenario("datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=60.0),
-    Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0),
+    Scenario("datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=60.0, record=DeployRecord),
+    Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0, record=BootRecord),
+    Scenario("fio", "latency", "latency", "I/O latency", "latency", speed=100.0, record=LatencyRecord),
 )
 
 

@@ -173,6 +173,11 @@ class Fio(_Strict):
     def dataset_bytes(self) -> int:
         return self.directories * self.files_per_directory * self.file_bytes
 
+    @property
+    def point_seconds(self) -> int:
+        """How long the four runs of one point take, with their ramps."""
+        return 2 * (self.baseline_seconds + self.workload_seconds) + 4 * self.ramp_seconds
+
 
 SAMPLES_NEEDED = 300
 

@@ -11,10 +11,14 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmscale.model import Measurement, Objective, Outcome
-from pytest_vmscale.scenarios import of_objective
+from pytest_vmscale.scenarios import Scenario, of_objective
+
+if TYPE_CHECKING:
+    from pytest_vmscale.report.comparison import Compared
+    from pytest_vmscale.report.saved import Saved
 
 EPIC = "Scale acceptance"
 
@@ -46,6 +50,8 @@ class Reported(Protocol):
     """What the reports ask of a run."""
 
     objectives: list[Objective]
+    measurements: list[Measurement]
+    baselines: list[Saved]
 
     def subtitle(self, measurement: Measurement) -> str: ...
 
@@ -94,6 +100,31 @@ def attach(objective: Objective, measurements: Sequence[Measurement], run: Repor
             if objective.id in table.objectives:
                 allure.attach(table.text(), name=table.title, attachment_type=kinds[table.kind])
     allure.attach("\n".join(scenario.report.lines(measurements, subtitle)), name="Summary", attachment_type=allure.attachment_type.TEXT)
+
+
+def attach_comparison(scenario: Scenario, compared: Compared, run: Reported) -> None:
+    """What the running test shows of a scenario's comparison with the baseline."""
+    if not active():
+        return
+    import allure
+
+    from pytest_vmscale.report import comparison
+    from pytest_vmscale.report.charts import svg
+
+    dynamic: Any = allure.dynamic
+    dynamic.epic(EPIC)
+    dynamic.feature(scenario.title)
+    dynamic.story("No regression against the baseline")
+    dynamic.severity(allure.severity_level.CRITICAL)
+    found = comparison.lines(compared)
+    dynamic.description("\n".join(["```", *found, "```"]))
+    for each in run.measurements:
+        if each.scenario == scenario.name:
+            before = [theirs.measurement for theirs in run.baselines if theirs.measurement.scenario == scenario.name]
+            figure = comparison.chart(each, [theirs for theirs in before if theirs.scope == each.scope], run.subtitle(each))
+            if figure is not None:
+                allure.attach(svg(figure), name=f"Now and before, {each.scope}", attachment_type=allure.attachment_type.SVG)
+    allure.attach(comparison.html_table(compared.comparisons), name="All figures", attachment_type=allure.attachment_type.HTML)
 
 
 def steps(objective: Objective, measurements: Iterable[Measurement]) -> list[str]:

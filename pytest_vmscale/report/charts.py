@@ -31,7 +31,7 @@ def write_charts(
         for chart in scenario.report.charts(taken, objectives, subtitle(taken[0])):
             figure = chart.draw()
             if figure is not None:
-                written.append(_write(figure, folder / f"{chart.file}.svg"))
+                written.append(write(figure, folder / f"{chart.file}.svg"))
     return written
 
 
@@ -65,6 +65,6 @@ def svg(figure: Figure) -> str:
     return text.getvalue()
 
 
-def _write(figure: Figure, path: Path) -> Path:
+def write(figure: Figure, path: Path) -> Path:
     path.write_text(svg(figure), encoding="utf-8")
     return path

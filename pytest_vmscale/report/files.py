@@ -126,6 +126,7 @@ class ScenarioFiles:
             "schema_version": SCHEMA_VERSION,
             "tool": dict(self._about.tool),
             "scenario": {"name": measurement.scenario, "version": measurement.version},
+            "scope": measurement.scope,
             "run_id": measurement.run_id,
             "timestamp": datetime.fromtimestamp(measurement.started_epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "complete": measurement.complete,

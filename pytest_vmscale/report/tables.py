@@ -16,13 +16,18 @@ def worst_table(measurement: Measurement, outcome: str) -> str:
     slowest = [record for _, record in sorted(done, key=lambda each: -each[0])]
     rows = [_row(record) for record in [*measurement.failed, *slowest][:WORST]]
     heads = ("VM", "system", "node", "status", "phases, seconds from its request", outcome, "error")
+    return page("Worst VMs", f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(rows)}</table>")
+
+
+def page(title: str, body: str) -> str:
+    """A page that needs nothing but itself."""
     style = (
         "body{font:13px sans-serif}table{border-collapse:collapse}tr.lost{background:#fbe3d6}"
         "td,th{border:1px solid #ccc;padding:4px 8px;text-align:left;vertical-align:top}"
     )
     return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Worst VMs</title><style>{style}</style></head><body><table>"
-        f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(rows)}</table></body></html>"
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title><style>{style}</style></head>"
+        f"<body>{body}</body></html>"
     )
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytest_vmscale.model import Measurement, Objective, Outcome, Record, Sample
 from pytest_vmscale.scenarios import grouped
 from pytest_vmscale.slo.judge import Verdict
+
+if TYPE_CHECKING:
+    from pytest_vmscale.report.comparison import Compared
 
 WIDTH = 100
 FAILED_SHOWN = 10
@@ -20,13 +24,19 @@ def summary_lines(
     measurements: Iterable[Measurement],
     results_folder: Path | None = None,
     subtitle: Callable[[Measurement], str] = lambda measurement: "",
+    compared: Compared | None = None,
 ) -> list[str]:
-    """All of it, scenario by scenario. `subtitle` of a measurement: "embedded, simulated at 60x", or "" on a real cluster."""
+    """All of it, scenario by scenario. `subtitle` of a measurement: "embedded, simulated at 60x", or "" on a real cluster.
+    `compared`: with earlier runs."""
     lines: list[str] = []
     for scenario, taken in grouped(measurements):
         lines += [*scenario.report.lines(taken, subtitle(taken[0])), ""]
     if verdict.objectives:
         lines += [*objective_lines(verdict.objectives), ""]
+    if compared is not None:
+        from pytest_vmscale.report import comparison
+
+        lines += [*comparison.lines(compared), ""]
     lines += verdict_lines(verdict)
     if results_folder is not None:
         lines.append(f"Results: {results_folder}")

@@ -149,6 +149,41 @@ def _no_deployment_limits() -> Deployment:
     )
 
 
+class Added(_Block):
+    """What a load adds to a mean latency, in percent of the baseline; less than nothing is a gain. It holds for fleets of at least
+    `from_vms`, at the reference's own load; other points are reported."""
+
+    percent: Annotated[float, Field(allow_inf_nan=False)] | None = None  # None: reported, not judged
+    from_vms: Size = 1
+    source: Source
+
+
+class Spread(_Block):
+    """How far figures may lie apart that should be the same, in percent."""
+
+    largest_percent: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # None: reported, not judged
+    source: Source
+
+
+class Latency(_Block):
+    every_vm_reported: Share
+    achieved_iops: Share  # of the VMs, those that achieved at least 99 % of their rate
+    added_read: Added
+    added_write: Added
+    baseline_variance: Spread  # coefficient of variation of the baseline's mean over the node counts
+    node_spread: Spread  # the slowest node's baseline above the median node's
+
+
+def _no_latency_limits() -> Latency:
+    """Of a profile that says nothing of latencies."""
+    source = "this project: the profile says nothing of I/O latency"
+    share, none = Share(minimum_percent=100.0, source=source), Added(source=source)
+    spread = Spread(source=source)
+    return Latency(
+        every_vm_reported=share, achieved_iops=share, added_read=none, added_write=none, baseline_variance=spread, node_spread=spread
+    )
+
+
 class Profile(_Block):
     name: str
     title: str
@@ -157,6 +192,7 @@ class Profile(_Block):
     tolerance_source: Source
     bootstorm: BootStorm
     deployment: Deployment = Field(default_factory=_no_deployment_limits)
+    latency: Latency = Field(default_factory=_no_latency_limits)
 
 
 def built_in_profiles() -> list[str]:
@@ -165,11 +201,18 @@ def built_in_profiles() -> list[str]:
     )
 
 
-def load_profile(name_or_file: str | Path) -> Profile:
-    """A built-in profile by name, or a file of yours (anything with a slash, or that ends in .yaml or .yml). ProfileError."""
-    path = _locate(name_or_file, Path.cwd(), "profile")
+def load_profile(first: str | Path, *others: str | Path) -> Profile:
+    """A built-in profile by name, or a file of yours (anything with a slash, or that ends in .yaml or .yml). Each of `others`
+    changes what is there, as if it extended it. ProfileError."""
+    path = _locate(first, Path.cwd(), "profile")
     data, lines = _merged(path, ())
-    return _validate(data, path, lines)
+    found = _validate(data, path, lines)
+    for each in others:
+        path = _locate(each, Path.cwd(), "profile")
+        above, lines = _merged(path, (), on=data)
+        data = {**above, "name": f"{data['name']} + {path.stem}"}
+        found = _validate(data, path, lines)
+    return found
 
 
 def _locate(name_or_file: str | Path, folder: Path, asked_by: str) -> Path:
@@ -186,12 +229,15 @@ def _locate(name_or_file: str | Path, folder: Path, asked_by: str) -> Path:
     return Path(str(files(__package__).joinpath("profiles", f"{text}.yaml")))
 
 
-def _merged(path: Path, children: tuple[Path, ...]) -> tuple[dict[str, Any], dict[Keys, int]]:
-    """A file's data on top of what it extends, and the lines on which its own keys stand."""
+def _merged(path: Path, children: tuple[Path, ...], on: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], dict[Keys, int]]:
+    """A file's data on top of what it extends (`on`: of this, whatever it extends), and the lines on which its own keys stand."""
     if path.resolve() in children:
         raise ProfileError(f"{path}: extends itself, by way of {' -> '.join(str(each) for each in [*children, path.resolve()])}")
     data, lines = _read(path)
     parent_name = data.pop("extends", None)
+    if on is not None:
+        _check_sources(data, on, (), path, lines)
+        return _overlay(on, data), lines
     if parent_name is None:
         return {**data, "name": path.stem}, lines
     where = f"{path}:{lines[('extends',)]}: extends"

@@ -14,7 +14,7 @@ import pytest
         (["--vms", "ten"], "--vms ten: 'ten' is not a whole number above 0"),
         (["--vms", "100,100"], "--vms 100,100: 100 is given twice"),
         (["--vm-mix", "sles=100"], "unknown OS 'sles'; known are fedora, rhel, windows"),
-        (["--slo-profile", "nope"], "no SLO profile is called 'nope'"),
+        (["--slo", "nope"], "no SLO profile is called 'nope'"),
         (["--sim-profile", "nope"], "nope"),
         (["--sim-fault", "guests-never-bot=5"], "guests-never-boot"),
         (["--sim-fault", "boot-slowdown=fast"], "boot-slowdown"),
@@ -96,7 +96,7 @@ def test_a_run_id_that_has_results_is_refused(scale):
 
 def test_a_size_that_the_profile_says_nothing_of_needs_a_deadline(scale):
     Path("one.yaml").write_text("extends: reference\nbootstorm:\n  duration:\n    source: mine\n    points: {100: 102}\n")
-    outcome = scale("--slo-profile=one.yaml", "--vms", "1000")
+    outcome = scale("--slo=one.yaml", "--vms", "1000")
     assert outcome.code == 4
     assert "--vms 1000: the SLO profile one says nothing of so many: give --deadline" in outcome.err
     assert outcome.nothing_started

@@ -259,3 +259,16 @@ def test_a_job_without_labels_has_those_of_its_pods(api: Api) -> None:
     plain = job("plain")
     assert (plain["labels"]["a"], plain["labels"]["job-name"], plain["labels"]["controller-uid"]) == ("b", "plain", plain["uid"])
     assert job("labelled", x="y")["labels"] == {"x": "y"}
+
+
+@pytest.mark.parametrize("name, schedule, complaint", [
+    ("c", "bad", 'spec.schedule: Invalid value: "bad": expected exactly 5 fields, found 1: [bad]'),
+    ("c", "61 * * * *", 'spec.schedule: Invalid value: "61 * * * *": end of range (61) above maximum (59): 61'),
+    ("c", "TZ=UTC * * * * *", 'spec.schedule: Invalid value: "TZ=UTC * * * * *": cannot use TZ or CRON_TZ in schedule, use timeZone field instead'),
+    ("c", "", "spec.schedule: Required value"),
+    ("c" * 53, "@daily", f'metadata.name: Invalid value: "{"c" * 53}": must be no more than 52 characters')])
+def test_cron_jobs_that_never_come(api: Api, name: str, schedule: str, complaint: str) -> None:
+    template = {"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}}}}
+    reply = api.post(f"/apis/batch/v1/namespaces/{api.namespace}/cronjobs", {
+        "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name}, "spec": {"schedule": schedule, "jobTemplate": template}})
+    assert (reply.code, reply.json["message"]) == (422, f'CronJob.batch "{name}" is invalid: {complaint}')

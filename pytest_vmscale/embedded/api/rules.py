@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
+from zoneinfo import available_timezones
 
 import orjson
 
+from .cron import Schedule
 from .errors import Cause
 from .kinds import Kind
 from .store import Object
@@ -32,6 +35,7 @@ POD_UPDATE_TEXT = ("Forbidden: pod updates may not change fields other than `spe
                    "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)")
 NOT_READY_SECONDS = 300  # how long a pod stays on a node that fails, unless it says otherwise (kube-apiserver's own default)
 SERVICE_NETWORK = ipaddress.ip_network("172.30.0.0/16")  # an OpenShift cluster's, unless its installer was told otherwise
+MOST_CRON_JOB_NAME = 52  # its jobs' names are 11 longer
 NODE_FAILURE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
 
@@ -281,6 +285,32 @@ def _job(obj: Object, old: Object | None) -> list[Cause]:
     return found + _not_negative(spec, "parallelism", "completions", "backoffLimit", "activeDeadlineSeconds", "ttlSecondsAfterFinished")
 
 
+@functools.cache
+def _is_zone(name: str) -> bool:
+    return name in available_timezones()
+
+
+def _cron_job(obj: Object, old: Object | None) -> list[Cause]:
+    spec, name = obj.get("spec") or {}, obj["metadata"].get("name", "")
+    found = []
+    text = spec.get("schedule")
+    if not text:
+        found.append(Cause("spec.schedule", "Required value", "FieldValueRequired"))
+    elif "TZ" in text:
+        found.append(Cause("spec.schedule", f"Invalid value: {_json(text)}: cannot use TZ or CRON_TZ in schedule, use timeZone field instead"))
+    else:
+        try:
+            Schedule(text)
+        except ValueError as error:
+            found.append(Cause("spec.schedule", f"Invalid value: {_json(text)}: {error}"))
+    zone = spec.get("timeZone")
+    if zone is not None and not _is_zone(zone):
+        found.append(Cause("spec.timeZone", f"Invalid value: {_json(zone)}: unknown time zone {zone}"))
+    if not old and len(name) > MOST_CRON_JOB_NAME:
+        found.append(Cause("metadata.name", f"Invalid value: {_json(name)}: must be no more than {MOST_CRON_JOB_NAME} characters"))
+    return found + _not_negative(spec, "startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit")
+
+
 def _claim(obj: Object, old: Object | None) -> list[Cause]:
     spec = obj.get("spec") or {}
     requests = (spec.get("resources") or {}).get("requests") or {}
@@ -369,7 +399,7 @@ CHECKS: dict[str, Callable[[Object, Object | None], list[Cause]]] = {
     "pods": _pod, "configmaps": _config_map, "secrets": _secret, "persistentvolumeclaims": _claim, "persistentvolumes": _volume,
                                                                      "services": _service,
     "deployments.apps": _workload, "replicasets.apps": _workload, "statefulsets.apps": _workload, "daemonsets.apps": _workload,
-                                                                     "jobs.batch": _job,
+                                                                     "jobs.batch": _job, "cronjobs.batch": _cron_job,
     "poddisruptionbudgets.policy": _budget, "storageclasses.storage.k8s.io": _storage_class,
                                                                      "rolebindings.rbac.authorization.k8s.io": _role_binding,
     "clusterrolebindings.rbac.authorization.k8s.io": _role_binding}

@@ -6,6 +6,7 @@ from typing import Any
 
 from .admission import Admission
 from .bootstrap import Bootstrap
+from .cronjobs import CronJobs
 from .deployments import Deployments
 from .disruption import Disruption
 from .endpoints import Endpoints
@@ -25,5 +26,5 @@ from .workloads import ReplicaSets
 
 # The Kubernetes side, in the order in which it is to be started.
 KUBERNETES_CONTROLLERS: tuple[type[Any], ...] = (
-    Nodes, Bootstrap, NodeLifecycle, Namespaces, Scheduler, Kubelet, Volumes, Snapshots, ReplicaSets, Deployments, DaemonSets, StatefulSets, Jobs, Endpoints,
-    PodLogs, Admission, Quotas, Disruption, GarbageCollector, EventExpiry)
+    Nodes, Bootstrap, NodeLifecycle, Namespaces, Scheduler, Kubelet, Volumes, Snapshots, ReplicaSets, Deployments, DaemonSets, StatefulSets, Jobs,
+    CronJobs, Endpoints, PodLogs, Admission, Quotas, Disruption, GarbageCollector, EventExpiry)

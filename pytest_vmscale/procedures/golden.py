@@ -91,6 +91,7 @@ async def import_image(
         and (found["metadata"].get("annotations") or {}).get(ANNOTATION_CONTENT) != metadata["annotations"][ANNOTATION_CONTENT]
     ):
         raise ImageError(f"{shown} is there, and is no image of ours: remove it, or import to another namespace (golden.namespace)")
+    restarts_before = int((found or {}).get("status", {}).get("restartCount") or 0)  # of an earlier run
     wait = Wait(clock, deadline_seconds)
     seen: dict[str, _DataVolume] = {}
 
@@ -108,7 +109,7 @@ async def import_image(
         if found is not None and found.get("status", {}).get("phase") == "Failed":
             await cluster.delete(path)
             await wait.until_none(lambda: dict.fromkeys(seen, ""), [watch], "removed", 1)
-            found = None
+            found, restarts_before = None, 0
         if found is None:
             try:
                 await cluster.create(collection, manifest)
@@ -119,7 +120,9 @@ async def import_image(
             if on_progress:
                 on_progress(told())
             now = seen.get("it")
-            if now and (now.status.phase == "Failed" or (now.status.restartCount >= RESTARTS_UNTIL_GIVEN_UP and now.trouble)):
+            if now and (
+                now.status.phase == "Failed" or (now.status.restartCount - restarts_before >= RESTARTS_UNTIL_GIVEN_UP and now.trouble)
+            ):
                 why = now.trouble or "CDI gives no reason"
                 raise ImageError(f"{shown} cannot be imported ({told()}, {now.status.restartCount} restarts): {why}")
             return {} if now and now.ready else {shown: told()}

@@ -45,6 +45,10 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("--vms-per-node", "15", "latency: VMs on each of those nodes"),
     ("--background-vms", "0", "latency: VMs that run and do nothing beside those measured"),
     ("--background-pods", "0", "latency: pods that run and do nothing beside them"),
+    ("--zones", "3", "migration: zones to divide the workers into, where vmscale.yaml names none of the site's own"),
+    ("--zone-max-unavailable", "10", "migration: nodes of a zone that may be away at once, as a number or in percent"),
+    ("--parallel-migrations", "20", "migration: live migrations at once on the cluster, set in HyperConverged and put back"),
+    ("--outbound-migrations", "4", "migration: live migrations at once from each node, set in HyperConverged and put back"),
     (
         "--vmscale-config",
         None,
@@ -229,6 +233,10 @@ def settings(config: pytest.Config) -> Settings:
         bulk_sizes=s.parse_bulk_sizes(value(config, "--bulk-size") or ""),
         repeat=int(number("--repeat", 1, 100, whole=True)),
         clone_strategy=strategy,
+        zones=int(number("--zones", 2, 50, whole=True)),
+        zone_max_unavailable=s.parse_max_unavailable("--zone-max-unavailable", value(config, "--zone-max-unavailable")),
+        parallel_migrations=int(number("--parallel-migrations", 1, 1000, whole=True)),
+        outbound_migrations=int(number("--outbound-migrations", 1, 1000, whole=True)),
         nodes=s.parse_sweep("--nodes", value(config, "--nodes")),
         vms_per_node=int(number("--vms-per-node", 1, whole=True)),
         install_fio=value(config, "--install-fio"),
@@ -309,6 +317,8 @@ def check_options_that_would_do_nothing(config: pytest.Config, found: Settings) 
         for option in ("--sim-speed", "--sim-workers", "--sim-profile", "--sim-seed", "--sim-fault"):
             if asked(option):
                 raise SettingsError(f"{option}: is for the embedded cluster that a run starts itself, and another cluster is named")
+    if asked("--zones") and found.site.zones:
+        raise SettingsError(f"--zones: {found.site_file} names the site's zones: {', '.join(found.site.zones)}")
     if found.reuse_fleet and asked("--vm-mix"):
         raise SettingsError("--vm-mix: the fleet that --reuse-fleet names has its own mix")
 

@@ -250,6 +250,10 @@ class Settings:
     bulk_sizes: tuple[int | None, ...]  # None: all at once; empty: the scenario's own
     repeat: int
     clone_strategy: Literal["profile", "copy", "snapshot", "csi-clone"]
+    zones: int  # to make, where the site has none
+    zone_max_unavailable: int | str
+    parallel_migrations: int
+    outbound_migrations: int
     nodes: tuple[int, ...]
     vms_per_node: int
     install_fio: bool
@@ -358,6 +362,15 @@ def parse_bulk_sizes(text: str) -> tuple[int | None, ...]:
             raise SettingsError(f"--bulk-size {text}: {part} is given twice")
         sizes.append(size)
     return tuple(sizes)
+
+
+def parse_max_unavailable(option: str, text: str) -> int | str:
+    """Nodes of a pool that may be away at once: `10`, or `30%`. SettingsError."""
+    if re.fullmatch(r"[1-9]\d*", text):
+        return int(text)
+    if re.fullmatch(r"[1-9]\d?%|100%", text):
+        return text
+    raise SettingsError(f"{option} {text}: must be a whole number above 0, or a percentage from 1% to 100%")
 
 
 def parse_mix(text: str, total: int, known: Mapping[str, Any]) -> dict[str, int]:

@@ -35,7 +35,7 @@ class ClusterOperators:
         self._nodes, self._pods = cluster.resources.kind("nodes"), cluster.resources.kind("pods")
         self._operators = catalogue().operators
         self._first = release
-        self._targets = {name: release.version for name in self._operators}
+        self._targets = dict.fromkeys(self._operators, release.version)
         self._revisions = dict.fromkeys(self._operators, 8)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._server: ApiServer | None = None

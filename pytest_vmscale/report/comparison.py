@@ -257,14 +257,15 @@ def write_comparison_charts(
 
 
 def chart(now: Measurement, before: Sequence[Measurement], subtitle: str) -> Figure | None:
-    """The outcome's distribution here and in each earlier run: the share of all VMs over the value. None if there is no value."""
+    """The outcome's (or the first metric's) distribution here and in each earlier run: the share of all VMs over the value. None if there is no value."""
     from pytest_vmscale.report.charts import BLUE, GREY, RED, legend, new_figure
 
     kind = type(now.records[0]) if now.records else None
-    if kind is None or not kind.OUTCOME or not before:
+    if kind is None or not kind.METRICS or not before:
         return None
-    mine = now.sample(kind.OUTCOME)
-    samples = [(each.sample(kind.OUTCOME), GREY, 1.0, f"baseline {each.run_id}") for each in before[-RUNS_DRAWN:]]
+    metric = kind.OUTCOME or kind.METRICS[0]
+    mine = now.sample(metric)
+    samples = [(each.sample(metric), GREY, 1.0, f"baseline {each.run_id}") for each in before[-RUNS_DRAWN:]]
     samples.append((mine, BLUE, 2.2, f"now {now.run_id}"))
     if not any(sample.measured for sample, *_ in samples):
         return None
@@ -282,6 +283,6 @@ def chart(now: Measurement, before: Sequence[Measurement], subtitle: str) -> Fig
             )
     axes.set_ylim(0, 104)
     axes.set_ylabel("% of all VMs")
-    axes.set_xlabel(kind.OUTCOME.replace("_", " "))
+    axes.set_xlabel(metric.replace("_", " "))
     legend(axes, "lower right")
     return figure

@@ -187,6 +187,12 @@ def schema(name: str) -> dict[str, Any]:
 def problems(path: Path) -> list[str]:
     """What is wrong with a result file by its schema, which its name tells; nothing if it is valid. OSError or ValueError if it
     cannot be read."""
+    name = "verdict" if path.name == "verdict.json" else "summary" if path.name.startswith("summary_") else "results"
+    return problems_of(json.loads(path.read_text(encoding="utf-8")), name)
+
+
+def problems_of(data: Any, name: str) -> list[str]:
+    """What is wrong with the data of a file of this kind, as `schema` has them."""
     import jsonschema
     import referencing
 
@@ -194,8 +200,6 @@ def problems(path: Path) -> list[str]:
     registry: Any = referencing.Registry().with_resources(
         (f"{name}.schema.json", referencing.Resource.from_contents(contents)) for name, contents in loaded.items()
     )
-    name = "verdict" if path.name == "verdict.json" else "summary" if path.name.startswith("summary_") else "results"
-    data = json.loads(path.read_text(encoding="utf-8"))
     found = jsonschema.Draft202012Validator(loaded[name], registry=registry).iter_errors(data)
     return [f"{'.'.join(map(str, error.absolute_path)) or '(file)'}: {error.message}" for error in found]
 

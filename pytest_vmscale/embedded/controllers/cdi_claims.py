@@ -126,9 +126,10 @@ class Claims:
             if clone is None:
                 raise ClaimNotValid("PVC Spec is not valid - missing storage size")
             origin = self.origin(*clone) or {}
-            size = (origin["status"]["capacity"]["storage"] if clone[0] == "pvc" else origin["status"]["restoreSize"]) if origin.get("status") else None
+            status = origin.get("status") or {}
+            size = (status.get("capacity") or {}).get("storage") if clone[0] == "pvc" else status.get("restoreSize")
             if size is None:
-                raise ClaimNotValid("PVC Spec is not valid - missing storage size")
+                raise ClaimNotValid("PVC Spec is not valid - missing storage size")  # until the source is bound, or the snapshot taken
             requests["storage"] = size
             if asked.get("volumeMode") == "Block" or self._is_files(clone):
                 return  # the source's own size, its overhead included

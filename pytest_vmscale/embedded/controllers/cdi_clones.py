@@ -15,7 +15,7 @@ from .cdi_status import CLONE_PHASE, PROGRESS, RUNNING
 from .common import Cluster, key_of, milli
 from .events import Recorder
 from .pods import is_finished
-from .volumes import SELECTED_NODE, gib_of, is_bound, is_populated, rebind, waits_for_consumer
+from .volumes import SELECTED_NODE, gib_of, is_bound, rebind, waits_for_consumer
 
 COMPONENT = "clone-populator"
 TYPE, FALLBACK, ERROR = f"{GROUP}/cloneType", f"{GROUP}/cloneFallbackReason", f"{GROUP}/cloneError"
@@ -160,13 +160,12 @@ class Clones:
 
     def job(self, target: Object) -> Job | None:
         """What the claim's VolumeCloneSource says; None while that is not there."""
-        meta = target["metadata"]
-        namespace = (meta.get("annotations") or {}).get(f"{GROUP}/dataSourceNamespace") or meta["namespace"]
+        namespace = _source_namespace(target)
         found = self._resources.find(self._sources, namespace, target["spec"]["dataSourceRef"]["name"])
         if found is None:
             return None
         source = found["spec"]["source"]
-        return Job(key_of(target), meta["uid"], source["kind"], (namespace, source["name"]))
+        return Job(key_of(target), target["metadata"]["uid"], source["kind"], (namespace, source["name"]))
 
     async def fill(self, target: Object) -> None:
         """Clone the source into the target, however long that takes. Gone if the target goes."""
@@ -387,6 +386,10 @@ class Clones:
         self._live(job.target, job.uid)
         self._resources.modify(self._claims, *job.target, lambda claim: claim["metadata"].setdefault("annotations", {}).update(annotations))
 
+    def give_up(self, target: Object) -> None:
+        """The target is being deleted; what told its source may be gone already."""
+        self.clean_up(Job(key_of(target), target["metadata"]["uid"], "", (_source_namespace(target), "")))
+
     def clean_up(self, job: Job) -> None:
         """What was only needed for the clone goes, and the target's finalizer with it."""
         for kind, key in ((self._claims, job.temporary), (self._snapshots, job.snapshot)):
@@ -401,5 +404,6 @@ class Clones:
             self._resources.modify(self._claims, *job.target, release)
 
 
-def is_clone(claim: Object) -> bool:
-    return is_populated(claim) and claim["spec"]["dataSourceRef"]["kind"] == CLONE
+def _source_namespace(target: Object) -> str:
+    meta = target["metadata"]
+    return str((meta.get("annotations") or {}).get(f"{GROUP}/dataSourceNamespace") or meta["namespace"])

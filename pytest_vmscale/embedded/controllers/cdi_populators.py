@@ -10,7 +10,7 @@ from typing import Any
 from ..api.store import Change, Key, Object
 from ..queue import Workers
 from .cdi_claims import CLONE, COMMON_LABELS, GROUP, IMPORT, UPLOAD
-from .cdi_clones import FINALIZER, Clones, Gone
+from .cdi_clones import Clones, Gone
 from .cdi_profiles import StorageProfiles
 from .cdi_status import FATAL, POD_PHASE, POD_RESTARTS, PROGRESS, RUNNING
 from .common import Cluster, key_of, owner_reference
@@ -104,12 +104,8 @@ class Populators:
         task = self._tasks.get(claim["metadata"]["uid"])
         if task is not None:
             task.cancel()
-        job = self._clones.job(claim) if claim["spec"]["dataSourceRef"]["kind"] == CLONE else None
-        if job is not None:
-            self._clones.clean_up(job)
-        elif FINALIZER in (claim["metadata"].get("finalizers") or ()):
-            self._resources.modify(self._claims, *key_of(claim), lambda claim: claim["metadata"].update(
-                finalizers=[each for each in claim["metadata"]["finalizers"] if each != FINALIZER]))
+        if claim["spec"]["dataSourceRef"]["kind"] == CLONE:
+            self._clones.give_up(claim)
 
     async def _fill(self, claim: Object) -> None:
         try:
@@ -144,12 +140,12 @@ class Populators:
         if not await self._import(key, uid, source):
             return
         ended = self._clock.now()
-        self._annotate(key, uid, {POD_PHASE: "Succeeded", PROGRESS: "100.0%", **running("false", "Completed", "Import Complete")})
         await self._clock.sleep(self._timing.rebind_seconds)
         target, filled = self._live(key, uid), self._resources.find(self._claims, *prime)
         if filled is not None:
             rebind(self._cluster, filled, target)
             self._resources.delete(self._claims, *prime)
+        self._annotate(key, uid, {POD_PHASE: "Succeeded", PROGRESS: "100.0%", **running("false", "Completed", "Import Complete")})
         self._cluster.truth.write("data-volume-imported", *key, queued=round(queued, 4), started=round(started, 4), ended=round(ended, 4))
 
     async def _source(self, target: Object) -> Object:

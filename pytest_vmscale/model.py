@@ -92,6 +92,8 @@ class Record:
     # More is better: of the metrics, or of FIGURES, which are those of the measurement's details that runs are compared by.
     HIGHER_IS_BETTER: ClassVar[tuple[str, ...]] = ()
     FIGURES: ClassVar[tuple[str, ...]] = ()
+    # Its times are stamps of the measuring machine's clock, which are late when it is busy. False: the guests measure them.
+    STAMPED: ClassVar[bool] = True
 
     namespace: str
     vm_name: str
@@ -150,7 +152,13 @@ class DeployRecord(Record):
     clone_strategy: what was really done (copy, snapshot, csi-clone), not what was asked for. clone_fallback: why it was another.
     """
 
-    METRICS = ("time_to_data_volume_seconds", "clone_duration_seconds", "polled_clone_duration_seconds")
+    METRICS = (
+        "time_to_data_volume_seconds",
+        "clone_duration_seconds",
+        "polled_clone_duration_seconds",
+        "time_to_vmi_running_seconds",
+        "time_to_ssh_seconds",
+    )
     OUTCOME = "clone_duration_seconds"
 
     bulk: int  # from 1
@@ -158,6 +166,8 @@ class DeployRecord(Record):
     time_to_data_volume_seconds: float | None = None  # the VM's DataVolume exists
     clone_duration_seconds: float | None = None  # the DataVolume is Succeeded
     polled_clone_duration_seconds: float | None = None
+    time_to_vmi_running_seconds: float | None = None  # with --deploy-until
+    time_to_ssh_seconds: float | None = None
     clone_strategy: str | None = None
     clone_fallback: str | None = None
     request_seconds: float | None = None  # from sending the create request to its answer
@@ -172,6 +182,7 @@ class LatencyRecord(Record):
     late_seconds: the most that one of its runs began after the barrier.
     """
 
+    STAMPED = False
     LOADS = ("baseline", "workload")
     DIRECTIONS = ("read", "write")
     PHASES = ("baseline-read", "baseline-write", "workload-read", "workload-write")

@@ -146,6 +146,8 @@ def label(change: Change) -> str:
 def text(value: float | None, metric: str) -> str:
     if value is None:
         return "beyond the deadline" if metric.endswith("_seconds") else "no value"
+    if metric.endswith("_seconds") and abs(value) < 0.1:
+        return f"{value * 1000:.3g} ms"
     unit = " s" if metric.endswith("_seconds") else " %" if metric.endswith("_percent") else ""
     return f"{value:.1f}{unit}" if abs(value) < 10_000 else f"{value:.4g}{unit}"
 

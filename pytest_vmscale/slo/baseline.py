@@ -197,7 +197,8 @@ def _metric_changes(metric: str, now: Measurement, before: Sequence[Measurement]
     if not np.isfinite(mine).any() and not np.isfinite(pooled).any():
         return []
     p = _rank_p(mine, pooled)
-    floor = STAMP_WALL_SECONDS * now.time_rate if metric.endswith("_seconds") else 0.0
+    stamped = metric.endswith("_seconds") and bool(now.records) and now.records[0].STAMPED
+    floor = STAMP_WALL_SECONDS * now.time_rate if stamped else 0.0
     found = []
     for percent in (50, 90, 95, 99) if lower_is_better else (50, 10, 5, 1):
         statistic = f"p{percent}"

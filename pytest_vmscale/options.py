@@ -35,6 +35,7 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
         None,
         "deployment: VMs that are asked for together, before the next; or a sweep of sizes: 10,50,100,all (all: all at once; default: 100, or all of fewer)",
     ),
+    ("--deploy-until", "cloned", "deployment: follow each VM until its disk is cloned; or on, until it is running, or ssh answers"),
     ("--repeat", "1", "deployment: how often each bulk size is deployed, to tell a difference from noise"),
     (
         "--clone-strategy",
@@ -216,6 +217,9 @@ def settings(config: pytest.Config) -> Settings:
     if via not in ("direct", "jump", "port-forward"):
         raise s.SettingsError(f"--ssh-via {via}: must be direct, jump or port-forward")
     deadline = value(config, "--deadline")
+    until = value(config, "--deploy-until")
+    if until not in ("cloned", "running", "ssh"):
+        raise s.SettingsError(f"--deploy-until {until}: must be cloned, running or ssh")
     strategy = value(config, "--clone-strategy")
     if strategy not in ("profile", "copy", "snapshot", "csi-clone"):
         raise s.SettingsError(f"--clone-strategy {strategy}: must be copy, snapshot, csi-clone or profile")
@@ -233,6 +237,7 @@ def settings(config: pytest.Config) -> Settings:
         bulk_sizes=s.parse_bulk_sizes(value(config, "--bulk-size") or ""),
         repeat=int(number("--repeat", 1, 100, whole=True)),
         clone_strategy=strategy,
+        deploy_until=until,
         zones=int(number("--zones", 2, 50, whole=True)),
         zone_max_unavailable=s.parse_max_unavailable("--zone-max-unavailable", value(config, "--zone-max-unavailable")),
         parallel_migrations=int(number("--parallel-migrations", 1, 1000, whole=True)),

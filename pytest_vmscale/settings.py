@@ -250,6 +250,7 @@ class Settings:
     bulk_sizes: tuple[int | None, ...]  # None: all at once; empty: the scenario's own
     repeat: int
     clone_strategy: Literal["profile", "copy", "snapshot", "csi-clone"]
+    deploy_until: Literal["cloned", "running", "ssh"]
     zones: int  # to make, where the site has none
     zone_max_unavailable: int | str
     parallel_migrations: int

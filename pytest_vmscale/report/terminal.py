@@ -113,7 +113,7 @@ def count(number: int, noun: str) -> str:
 
 
 def _number(value: float | None, unit: str) -> str:
-    return "-" if value is None else f"{value:.{0 if value == round(value) else 1}f} {unit}"
+    return "-" if value is None else f"{value:.{0 if value == round(value) else 1 if abs(value) >= 0.1 else 3}f} {unit}"
 
 
 def _margin(percent: float | None) -> str:

@@ -18,8 +18,15 @@ START_SECONDS = 60.0  # wall time that a cluster gets to start
 STOP_SECONDS = 15.0  # wall time that a cluster gets to end before it is killed
 
 
+BAD_INPUT = 4  # as pytest's own usage errors, where 1 says what was found
+
+
 class CommandError(Exception):
-    """One line for the user; exit code 1."""
+    """One line for the user, and the exit code."""
+
+    def __init__(self, told: str, code: int = 1) -> None:
+        super().__init__(told)
+        self.code = code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,15 +49,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="drop the old values of what somebody else has changed since; without it they are kept, and told each time",
     )
     cleanup.set_defaults(run=_cleanup)
+    _compare_parser(commands.add_parser("compare", help="is the last of these runs worse than the others"))
+    _report_parser(commands.add_parser("report", help="a run's report again: in the terminal, for a chat, or as one page"))
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options) or 0)
     except CommandError as error:
         print(f"vmscale: {error}", file=sys.stderr)
-        return 1
+        return error.code
     except KeyboardInterrupt:
         print("vmscale: interrupted", file=sys.stderr)
         return 130  # as a shell has it
+
+
+def _compare_parser(parser: argparse.ArgumentParser) -> None:
+    from .options import ALLOWED
+
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or one of its results files; the last is compared"
+    )
+    parser.add_argument("--regression-tolerance", type=float, default=5.0, metavar="PERCENT", help="what a figure may be worse by [5]")
+    parser.add_argument(
+        "--baseline-allow",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        choices=ALLOWED,
+        help=f"compare though this differs: {', '.join(ALLOWED)}",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE.html", help="write it as one page, with charts")
+    parser.set_defaults(run=_compare)
+
+
+def _report_parser(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the run's folder")
+    parser.add_argument("--markdown", action="store_true", help="a summary that fits into a chat message")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE.html", help="write one page that needs nothing but itself, to keep or to print"
+    )
+    parser.set_defaults(run=_report)
 
 
 def _embedded_parser(parser: argparse.ArgumentParser) -> None:
@@ -196,6 +233,54 @@ def _validate_results(path: Path) -> int:
     if not found:
         print(f"{path}: valid")
     return 1 if found else 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Exit code 1: there is a regression. 11: something could not be compared."""
+    from .report import comparison
+    from .report.offline import comparison_page
+    from .report.saved import SavedError, load_baseline
+
+    *earlier, last = options.runs
+    if not earlier:
+        raise CommandError("compare: name at least two runs", BAD_INPUT)
+    if not 0 <= options.regression_tolerance < float("inf"):
+        raise CommandError(f"--regression-tolerance {options.regression_tolerance:g}: must be at least 0", BAD_INPUT)
+    try:
+        before, now = load_baseline(earlier), load_baseline([last])
+    except SavedError as error:
+        raise CommandError(str(error), BAD_INPUT) from None
+    taken = [(each.measurement, each.conditions) for each in now]
+    compared = comparison.against(taken, before, options.regression_tolerance, options.baseline_allow)
+    lines = comparison.lines(compared, everything=True)
+    print("\n".join(lines))
+    if options.output:
+        _write(options.output, comparison_page(compared, now, before))
+    return 1 if compared.regressions else 11 if compared.troubles else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .report import offline
+    from .report.saved import SavedError
+
+    try:
+        run = offline.read(options.folder)
+    except SavedError as error:
+        raise CommandError(str(error), BAD_INPUT) from None
+    if options.output:
+        _write(options.output, offline.report_page(run))
+    if options.markdown:
+        print(offline.markdown(run), end="")
+    elif not options.output:
+        print("\n".join(offline.lines(run)))
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise CommandError(f"-o {path}: {error.strerror}", BAD_INPUT) from None
 
 
 def _cleanup(options: argparse.Namespace) -> int:

@@ -179,12 +179,12 @@ def _change_data(change: Change) -> dict[str, Any]:
     return {**asdict(change), "finding": str(change.finding), "interval_percent": list(interval) if interval else None}
 
 
-def lines(compared: Compared) -> list[str]:
-    """For the terminal, in at most 100 columns: each regression and improvement, and how many were neither."""
+def lines(compared: Compared, everything: bool = False) -> list[str]:
+    """For the terminal, in at most 100 columns: each regression and improvement, and how many were neither (`everything`: these too)."""
     runs = list(dict.fromkeys(str(each["run_id"]) for each in compared.baselines))
     told = wrap(f"Compared with {count(len(runs), 'earlier run')} ({', '.join(runs)}), tolerance {compared.tolerance_percent:g} %", "")
     for each in compared.comparisons:
-        told += ["", *scenario_lines(each)]
+        told += ["", *scenario_lines(each, everything)]
     return told
 
 
@@ -215,11 +215,36 @@ def _row(change: Change) -> str:
     return f"  {cut(label(change), 38):<38} {values[0]:>11} {values[1]:>11} {percent:>9} {noise:>8}  {change.finding}"
 
 
+def read(found: Mapping[str, Any]) -> Compared:
+    """What `data` wrote."""
+    comparisons = tuple(
+        Comparison(
+            each["scenario"],
+            each["scope"],
+            tuple(each["runs"]),
+            tuple(_change(change) for change in each["changes"]),
+            tuple(each["differ"]),
+            tuple(each["insisted"]),
+        )
+        for each in found["scenarios"]
+    )
+    return Compared(comparisons, tuple(found["baselines"]), found["tolerance_percent"])
+
+
+def _change(found: Mapping[str, Any]) -> Change:
+    return Change(**{**{key: value for key, value in found.items() if key != "interval_percent"}, "finding": Finding(found["finding"])})
+
+
 def html_table(comparisons: Iterable[Comparison]) -> str:
+    """Every comparison, as a page of its own."""
+    from pytest_vmscale.report.tables import page
+
+    return page("Comparison with the baseline", table(comparisons))
+
+
+def table(comparisons: Iterable[Comparison]) -> str:
     """Every comparison, static."""
     import html
-
-    from pytest_vmscale.report.tables import page
 
     rows = []
     for each in comparisons:
@@ -240,7 +265,7 @@ def html_table(comparisons: Iterable[Comparison]) -> str:
             )
             rows.append(f"<tr{lost}><td>{title}</td>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
     heads = ("scenario", "figure", "baseline", "now", "change", "interval of the change", "rank test's p", "finding")
-    return page("Comparison with the baseline", f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(rows)}</table>")
+    return f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(rows)}</table>"
 
 
 def write_comparison_charts(

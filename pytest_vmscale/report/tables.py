@@ -22,8 +22,11 @@ def worst_table(measurement: Measurement, outcome: str) -> str:
 def page(title: str, body: str) -> str:
     """A page that needs nothing but itself."""
     style = (
-        "body{font:13px sans-serif}table{border-collapse:collapse}tr.lost{background:#fbe3d6}"
-        "td,th{border:1px solid #ccc;padding:4px 8px;text-align:left;vertical-align:top}"
+        "body{font:13px sans-serif;max-width:1000px}table{border-collapse:collapse;margin:8px 0}tr.lost{background:#fbe3d6}"
+        "td,th{border:1px solid #ccc;padding:4px 8px;text-align:left;vertical-align:top}caption{text-align:left}"
+        "pre{font-size:11px;overflow-x:auto}figure{margin:16px 0;break-inside:avoid}figure svg{max-width:100%;height:auto}"
+        ".pass{color:#00714f}.fail{color:#b0340a}.inconclusive,.unfit{color:#8a5a00}"
+        "@media print{body{max-width:none;font-size:10px}pre{font-size:8px;white-space:pre-wrap}h2,h3{break-after:avoid}tr{break-inside:avoid}}"
     )
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title><style>{style}</style></head>"

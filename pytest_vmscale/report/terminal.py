@@ -61,14 +61,14 @@ def objective_lines(objectives: Sequence[Objective]) -> list[str]:
             reported.setdefault(each.scope, []).append(each)
             continue
         title = cut(f"{each.title}, {each.scope}" if several and each.scope else each.title, 40)
-        figures = f"{each.measured_text:>14} {_number(each.limit, each.unit):>10} {_margin(each.margin_percent):>9}"
+        figures = f"{each.measured_text:>14} {number(each.limit, each.unit):>10} {_margin(each.margin_percent):>9}"
         lines.append(f"{title:<40} {figures}  {each.outcome.value:<12} [{sources.index(each.source) + 1}]")
     for scope, unjudged in reported.items():
         notes = "".join(f" [{number}]" for number in sorted({sources.index(each.source) + 1 for each in unjudged}))
         figures = ", ".join(f"{each.title} {each.measured_text}" for each in unjudged)
         lines += wrap(f"Reported without a limit{f', {scope}' if several else ''}: {figures}{notes}", "", "    ")
     limits = {
-        f"{each.title}, {each.scope}: limit from {_number(each.reference, each.unit)}, {each.how}": None
+        f"{each.title}, {each.scope}: limit from {number(each.reference, each.unit)}, {each.how}": None
         for each in objectives
         if each.outcome is not Outcome.REPORTED and each.unit == "s" and each.reference is not None
     }
@@ -112,7 +112,7 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _number(value: float | None, unit: str) -> str:
+def number(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:.{0 if value == round(value) else 1 if abs(value) >= 0.1 else 3}f} {unit}"
 
 

@@ -236,6 +236,15 @@ def _volume(obj: Object, now: float) -> list[Any]:
             _age(obj, now), spec.get("volumeMode", UNSET)]
 
 
+@_prints("resourcequotas", "Name", "Request", "Limit", "Age")
+def _resource_quota(obj: Object, now: float) -> list[Any]:
+    status = obj.get("status") or {}
+    hard, used = status.get("hard") or {}, status.get("used") or {}
+    words = {name: f"{name}: {used.get(name, 0)}/{hard[name]}" for name in sorted(hard)}
+    return [_name(obj), ", ".join(text for name, text in words.items() if not name.startswith("limits.")),
+            ", ".join(text for name, text in words.items() if name.startswith("limits.")), _age(obj, now)]
+
+
 @_prints("persistentvolumeclaims", "Name", "Status", "Volume", "Capacity", "Access Modes", "StorageClass", "VolumeAttributesClass", "Age",
          "VolumeMode*")
 def _claim(obj: Object, now: float) -> list[Any]:

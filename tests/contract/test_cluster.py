@@ -172,3 +172,10 @@ def test_another_scheduler_binds_its_pods(kubectl: Kubectl) -> None:
     kubectl("wait", "--for=condition=Ready", "pod/own", "--timeout=60s")
     assert kubectl.json("pod", "own")["spec"]["nodeName"] == node
     assert "pod own is already assigned to node" in kubectl("create", "--raw", path, "-f", "-", stdin=binding, code=1)
+
+
+def test_a_pod_of_nothing_is_invalid_and_no_internal_error(kubectl: Kubectl) -> None:
+    for spec in ({}, {"spec": {}}, {"spec": {"containers": []}}):
+        obj = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "nothing"}, **spec}
+        refused = kubectl("create", "--validate=false", "-f", "-", stdin=json.dumps(obj), code=1)
+        assert 'The Pod "nothing" is invalid: spec.containers: Required value' in refused

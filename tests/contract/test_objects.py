@@ -272,3 +272,21 @@ def test_cron_jobs_that_never_come(api: Api, name: str, schedule: str, complaint
     reply = api.post(f"/apis/batch/v1/namespaces/{api.namespace}/cronjobs", {
         "apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name}, "spec": {"schedule": schedule, "jobTemplate": template}})
     assert (reply.code, reply.json["message"]) == (422, f'CronJob.batch "{name}" is invalid: {complaint}')
+
+
+LABELS = "spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`"
+CONTAINERS = "spec.template.spec.containers: Required value"
+POLICY = 'restartPolicy: Required value: valid values: "OnFailure", "Never"'
+
+
+@pytest.mark.parametrize("kind, path, complaint", [
+    ("Pod", "/api/v1", "spec.containers: Required value"), ("Deployment", "/apis/apps/v1", f"[spec.selector: Required value, {LABELS}, {CONTAINERS}]"),
+    ("StatefulSet", "/apis/apps/v1", f"[spec.selector: Required value, {LABELS}, {CONTAINERS}]"), ("DaemonSet", "/apis/apps/v1", f"[{LABELS}, {CONTAINERS}]"),
+    ("Job", "/apis/batch/v1", f"[{CONTAINERS}, spec.template.spec.{POLICY}]"),
+    ("CronJob", "/apis/batch/v1", f"[spec.schedule: Required value, spec.jobTemplate.{CONTAINERS}, spec.jobTemplate.spec.template.spec.{POLICY}]")])
+@pytest.mark.parametrize("spec", [None, {}])
+def test_what_lacks_when_nothing_is_given(api: Api, kind: str, path: str, complaint: str, spec: Any) -> None:
+    obj = {"apiVersion": path.removeprefix("/api/").removeprefix("/apis/"), "kind": kind, "metadata": {"name": "x"}, **({} if spec is None else {"spec": spec})}
+    reply = api.post(f"{path}/namespaces/{api.namespace}/{kind.lower()}s", obj)
+    group = path.removeprefix("/apis/").partition("/")[0] if path.startswith("/apis") else ""
+    assert (reply.code, reply.json["message"]) == (422, f'{kind}{"." + group if group else ""} "x" is invalid: {complaint}')

@@ -35,6 +35,9 @@ POD_UPDATE_TEXT = ("Forbidden: pod updates may not change fields other than `spe
                    "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)")
 NOT_READY_SECONDS = 300  # how long a pod stays on a node that fails, unless it says otherwise (kube-apiserver's own default)
 SERVICE_NETWORK = ipaddress.ip_network("172.30.0.0/16")  # an OpenShift cluster's, unless its installer was told otherwise
+# What is a struct in Go, and so is there even when nobody gives it: what lacks is what is in it.
+STRUCTS = {"pods": ("spec",), "jobs.batch": ("spec.template.spec",), "cronjobs.batch": ("spec.jobTemplate.spec.template.spec",),
+           **{f"{name}.apps": ("spec.template.spec",) for name in ("deployments", "replicasets", "statefulsets", "daemonsets")}}
 MOST_CRON_JOB_NAME = 52  # its jobs' names are 11 longer
 NODE_FAILURE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
@@ -75,6 +78,8 @@ def quantity(text: Any) -> Decimal:
 
 def default_before(kind: Kind, obj: Object) -> None:
     """Before the schema's defaults."""
+    for field in STRUCTS.get(str(kind), ()):
+        _fill(obj, field.split("."))
     name, spec = str(kind), obj.get("spec") or {}
     if name == "secrets" and "stringData" in obj:
         data = obj.setdefault("data", {})
@@ -89,6 +94,15 @@ def default_before(kind: Kind, obj: Object) -> None:
         spec.setdefault("internalTrafficPolicy", "Cluster")
     if name == "services" and spec.get("type") in ("NodePort", "LoadBalancer"):
         spec.setdefault("externalTrafficPolicy", "Cluster")
+
+
+def _fill(obj: Object, path: list[str]) -> None:
+    for name in path:
+        if obj.get(name) is None:
+            obj[name] = {}
+        if not isinstance(obj[name], dict):
+            return
+        obj = obj[name]
 
 
 def default_after(kind: Kind, obj: Object) -> None:
@@ -179,6 +193,31 @@ def causes(kind: Kind, obj: Object, old: Object | None) -> list[Cause]:
         found += _pod_spec_causes(spec, path)
     check = CHECKS.get(name)
     return found + (check(obj, old) if check else [])
+
+
+def also(kind: Kind, obj: Object, found: list[Cause]) -> list[Cause]:
+    """These causes, which the schema gave, with what the real server finds wrong besides."""
+    name, spec = str(kind), obj.get("spec") or {}
+    if kind.group in ("apps", "batch"):
+        found = sorted(found, key=lambda cause: cause.field.count("."))  # a struct's own fields before what is in them
+    if name == "jobs.batch":
+        return found + _restart_policy((spec.get("template") or {}).get("spec") or {}, "spec.template.spec")
+    if name == "cronjobs.batch":
+        template = ((spec.get("jobTemplate") or {}).get("spec") or {}).get("template") or {}
+        return found + _restart_policy(template.get("spec") or {}, "spec.jobTemplate.spec.template.spec")
+    if kind.group == "apps":
+        at = next((place for place, cause in enumerate(found) if cause.field == "spec.selector" and cause.reason == "FieldValueRequired"), None)
+        if at is not None:
+            labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels")
+            mismatch = Cause("spec.template.metadata.labels", f"Invalid value: {_json(labels)}: `selector` does not match template `labels`")
+            return [*found[:at], *(() if name == "daemonsets.apps" else (found[at],)), mismatch, *found[at + 1:]]
+    return found
+
+
+def _restart_policy(pod_spec: Object, path: str) -> list[Cause]:
+    if pod_spec.get("restartPolicy") in ("Never", "OnFailure"):
+        return []
+    return [Cause(f"{path}.restartPolicy", 'Required value: valid values: "OnFailure", "Never"', "FieldValueRequired")]
 
 
 def _pod_spec_paths(name: str) -> list[str]:
@@ -274,10 +313,7 @@ def _not_negative(spec: Object, *names: str) -> list[Cause]:
 
 def _job(obj: Object, old: Object | None) -> list[Cause]:
     spec = obj.get("spec") or {}
-    found = []
-    policy = ((spec.get("template") or {}).get("spec") or {}).get("restartPolicy")
-    if policy not in ("Never", "OnFailure"):
-        found.append(Cause("spec.template.spec.restartPolicy", 'Required value: valid values: "OnFailure", "Never"', "FieldValueRequired"))
+    found = _restart_policy((spec.get("template") or {}).get("spec") or {}, "spec.template.spec")
     if old:
         before = old.get("spec") or {}
         found += [_immutable(f"spec.{key}", spec.get(key)) for key in ("selector", "template", "completions") if key in before
@@ -292,7 +328,7 @@ def _is_zone(name: str) -> bool:
 
 def _cron_job(obj: Object, old: Object | None) -> list[Cause]:
     spec, name = obj.get("spec") or {}, obj["metadata"].get("name", "")
-    found = []
+    found = _restart_policy(spec["jobTemplate"]["spec"]["template"]["spec"], "spec.jobTemplate.spec.template.spec")
     text = spec.get("schedule")
     if not text:
         found.append(Cause("spec.schedule", "Required value", "FieldValueRequired"))

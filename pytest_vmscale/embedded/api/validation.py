@@ -71,8 +71,8 @@ class Schemas:
             if name in obj and name != "metadata" and (kind.custom or name != "status"):
                 _validate(node, obj[name], name, causes, kind.custom)
         causes += [Cause(name, "Required value", "FieldValueRequired") for name in root.required if _missing(obj, name, kind.custom)]
-        if not kind.custom and not causes:
-            causes = rules.causes(kind, obj, old)
+        if not kind.custom:
+            causes = rules.also(kind, obj, causes) if causes else rules.causes(kind, obj, old)
         return causes
 
 

@@ -30,7 +30,7 @@ class Admission:
         server.add_admission(self._cluster.resources.kind("persistentvolumeclaims"), self._claim)
 
     def _pod(self, obj: Object, old: Object | None) -> None:
-        if old is None:
+        if old is None and obj.get("spec", {}).get("containers"):  # what has none is refused for that
             complete(self._cluster, obj)
 
     def _claim(self, obj: Object, old: Object | None) -> None:

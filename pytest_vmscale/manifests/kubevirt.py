@@ -39,8 +39,10 @@ WINDOWS_CLOCK: Manifest = {
 }
 
 
-def virtual_machine(guest: Guest, image: GuestImage, site: Site, run_id: str, fleet: str, placement: Placement = ANYWHERE) -> Manifest:
-    """A stopped VM. Its user and key come from the Secret of its OS (cloud_init_secret), where the image has cloud-init."""
+def virtual_machine(
+    guest: Guest, image: GuestImage, site: Site, run_id: str, fleet: str, placement: Placement = ANYWHERE, run_strategy: str = "Halted"
+) -> Manifest:
+    """A VM, stopped unless `run_strategy` says otherwise. Its user and key come from the Secret of its OS (cloud_init_secret), where the image has cloud-init."""
     labels = guest_labels(run_id, fleet, guest)
     named = {**labels, "kubevirt.io/vm": guest.name}
     disk_name = "containerdisk" if image.container_disk else "rootdisk"
@@ -58,7 +60,7 @@ def virtual_machine(guest: Guest, image: GuestImage, site: Site, run_id: str, fl
     if image.annotations:
         metadata["annotations"] = dict(image.annotations)
     spec: Manifest = {
-        "runStrategy": "Halted",
+        "runStrategy": run_strategy,
         "template": {
             "metadata": metadata,
             "spec": {

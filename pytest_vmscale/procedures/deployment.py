@@ -1,52 +1,39 @@
-"""The deployment: VMs whose disks are clones of a golden image, asked for in bulks; each is timed until its disk is cloned.
+"""The deployment: VMs whose disks are clones of a golden image, asked for in bulks; each is timed until its disk is cloned, and on
+request until it runs or answers.
 
 t0 of a VM is stamped before its create request is sent. Its DataVolume's phases come from one watch. The next bulk is asked
-for when the one before is settled. A clone that fails or sticks stays in the sample.
+for when all of the one before are cloned or lost. A clone that fails or sticks stays in the sample.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-import msgspec
-
-from ..clock import Clock, parse_timestamp
+from ..clock import Clock
 from ..cluster.access import ClusterError
-from ..cluster.requests import ApiError, Attempt, Cluster, Object, resource_path
-from ..cluster.watch import Event, Meta, Projection, Watch
-from ..model import DeployRecord, Fleet, Gap, Guest, Measurement, Moment, Status
-from .clones import CLONE_TYPE, Clone, strategy_of_phases
+from ..cluster.requests import ApiError, Cluster, Object, resource_path
+from ..cluster.watch import Event, Watch
+from ..guest.probe import Probing, Readiness, allow_open_files, probe_until_up
+from ..guest.route import Route, Target
+from ..model import DeployRecord, Fleet, Gap, Measurement, Status
+from .clones import Clone
+from .deployed import CLONED, ClonedVolume, DeployedVm
 from .fleet import DATA_VOLUMES
-from .vmi import Condition
+from .vmi import VMIS, Vmi
 
 SCENARIO, VERSION = "datasource-clone", "1.0.0"
 PROGRESS_WALL_SECONDS = 0.5
-# The reference looked at each VM this often.
-POLL_SECONDS = 2.0
+Until = Literal["cloned", "running", "ssh"]
+WORDS = {"cloned": "cloned", "running": "running", "ssh": "up"}
 # A watch that is broken for longer than it takes to mend one (cluster time) says nothing of what happens meanwhile.
 BLIND_SECONDS = 30.0
-
-
-class _Meta(Meta):
-    annotations: dict[str, str] = {}
-
-
-class _Status(msgspec.Struct):
-    phase: str = ""
-    progress: str = ""
-    conditions: list[Condition] = []
-
-
-class ClonedVolume(Projection):
-    """Of a DataVolume: metadata with annotations, status.{phase, progress, conditions}."""
-
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
-    status: _Status = msgspec.field(default_factory=_Status)
 
 
 @dataclass(frozen=True)
@@ -57,44 +44,19 @@ class Progress:
     total: int
     requested: int
     cloned: int
+    done: int
     failed: int
     bulk: int
     bulks: int
 
 
-@dataclass
-class _Vm:
-    """One VM on its way. Stamps are of time.monotonic()."""
+@dataclass(frozen=True)
+class Guests:
+    """How guests are reached, what "up" means by their OS, and how often they are asked (cluster seconds)."""
 
-    guest: Guest
-    manifest: Object
-    bulk: int
-    ordinal: int
-    sent: float | None = None
-    attempts: list[Attempt] = field(default_factory=list)
-    seen: dict[str, tuple[float, bool]] = field(default_factory=dict)  # phase: when, and whether only a relist told
-    phase: str = ""
-    progress: str = ""
-    trouble: str = ""
-    object_epoch: float | None = None  # what the DataVolume itself says of when it was ready
-    strategy: str | None = None
-    fallback: str | None = None
-    status: Status | None = None
-    error: str | None = None
-
-    @property
-    def volume(self) -> str:
-        """The key of its DataVolume."""
-        return f"{self.guest.namespace}/{self.manifest['spec']['dataVolumeTemplates'][0]['metadata']['name']}"
-
-    @property
-    def where(self) -> str:
-        if self.sent is None:
-            return "it was never asked for: the bulks before it were not done"
-        if not self.phase:
-            return "its VM was created, and no DataVolume came"
-        progress = f" at {self.progress}" if self.progress not in ("", "N/A") else ""
-        return f"its DataVolume is {self.phase}{progress}" + (f": {self.trouble}" if self.trouble else "")
+    route: Route
+    readiness: Mapping[str, Readiness]
+    interval_seconds: float
 
 
 async def deploy(
@@ -108,16 +70,21 @@ async def deploy(
     deadline_seconds: float,
     parameters: Mapping[str, Any],
     named: str = "",
+    until: Until = "cloned",
+    guests: Guests | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     on_record: Callable[[DeployRecord], None] | None = None,
     on_partial: Callable[[Measurement], None] | None = None,
 ) -> Measurement:
     """Create the fleet's VMs (`manifests`: theirs, in its order; their namespaces are there) bulk by bulk, and follow each until
-    its disk is cloned, or until the deadline (cluster seconds from the first request).
+    its disk is cloned (or, with `until`, it runs or answers; the manifests must then be of VMs that start by themselves, and
+    `guests` says how they are reached), or until the deadline (cluster seconds from the first request).
 
     The callbacks run on the event loop: on_record as each VM is settled; on_partial with what was measured so far if the
     deployment is cancelled or breaks. ClusterError if it cannot be measured."""
-    deployment = _Deployment(cluster, fleet, manifests, clock, run_id, bulk_size, deadline_seconds, parameters, named, on_record)
+    deployment = _Deployment(
+        cluster, fleet, manifests, clock, run_id, bulk_size, deadline_seconds, parameters, named, until, guests, on_record
+    )
     try:
         return await deployment.run(on_progress)
     except BaseException as error:
@@ -130,8 +97,6 @@ async def deploy(
 def with_clones(measurement: Measurement, clones: Mapping[str, Clone]) -> Measurement:
     """The same, with what the claims tell of how each was cloned (by namespace/VM name); what they do not tell stays as the
     DataVolume's phases told it."""
-    from dataclasses import replace
-
     records = []
     for record in measurement.records:
         assert isinstance(record, DeployRecord)
@@ -142,6 +107,10 @@ def with_clones(measurement: Measurement, clones: Mapping[str, Clone]) -> Measur
             )
         records.append(record)
     return replace(measurement, records=tuple(records))
+
+
+def _all_cloned(bulk: Sequence[DeployedVm]) -> bool:
+    return all(vm.cloned or vm.status for vm in bulk)
 
 
 class _Deployment:
@@ -156,6 +125,8 @@ class _Deployment:
         deadline_seconds: float,
         parameters: Mapping[str, Any],
         named: str,
+        until: Until,
+        guests: Guests | None,
         on_record: Callable[[DeployRecord], None] | None,
     ) -> None:
         if not fleet.guests:
@@ -163,93 +134,102 @@ class _Deployment:
         size = bulk_size or len(fleet.guests)
         self.cluster, self.clock, self.run_id, self.named = cluster, clock, run_id, named
         self.deadline, self.parameters, self.on_record = deadline_seconds, parameters, on_record
+        self.until, self.guests = until, guests
         self.vms = [
-            _Vm(guest, manifest, bulk=index // size + 1, ordinal=index + 1)
+            DeployedVm(guest, manifest, bulk=index // size + 1, ordinal=index + 1)
             for index, (guest, manifest) in enumerate(zip(fleet.guests, manifests, strict=True))
         ]
         self.by_volume = {vm.volume: vm for vm in self.vms}
+        self.by_guest = {vm.guest.key: vm for vm in self.vms}
         self.bulks = [[vm for vm in self.vms if vm.bulk == number + 1] for number in range(math.ceil(len(self.vms) / size))]
-        self.settled_at: dict[int, float] = {}  # by bulk: when its last VM was settled
+        self.done_at: dict[int, float] = {}  # by bulk: when its last disk was cloned, or lost
         self.broken: BaseException | None = None
         self.changed = asyncio.Event()
         self.began: float | None = None
         self.watch = Watch(cluster, DATA_VOLUMES, ClonedVolume, self.on_volume, selector=fleet.selector)
+        self.vmis = Watch(cluster, VMIS, Vmi, self.on_vmi, selector=fleet.selector) if until != "cloned" else None
 
     # -- the procedure ----------------------------------------------------------------------------------------------
 
     async def run(self, on_progress: Callable[[Progress], None] | None) -> Measurement:
         ticking: asyncio.Task[None] | None = None
-        async with self.watch:
+        async with contextlib.AsyncExitStack() as stack:
+            for watch in self._watches():
+                await stack.enter_async_context(watch)
             if self.watch.objects:
                 raise ClusterError(f"{len(self.watch.objects)} of the fleet's DataVolumes are there already: a deployment starts from none")
+            if self.until == "ssh":
+                allow_open_files(3 * len(self.vms) + 256)
             await self.cluster.warm_up(max(len(bulk) for bulk in self.bulks))
+            requests: list[asyncio.Task[None]] = []
             try:
                 if on_progress:
                     ticking = asyncio.create_task(self._tick(on_progress))
-                for number, bulk in enumerate(self.bulks, 1):
-                    if not await self._bulk(number, bulk):
+                for bulk in self.bulks:
+                    requests += [asyncio.create_task(self._guarded(self._create, vm)) for vm in bulk]
+                    if not await self._wait(functools.partial(_all_cloned, bulk)):
                         break
+                await self._wait(lambda: all(vm.status for vm in self.vms))
             finally:
-                if ticking:
-                    ticking.cancel()
+                tasks = [*requests, *(vm.task for vm in self.vms if vm.task), *([ticking] if ticking else [])]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
             self._check()
             self._check_sight()
             for vm in self.vms:
                 if vm.status is None:
-                    self._settle(vm, Status.TIMED_OUT, f"not cloned after {self.deadline:g} s: {vm.where}")
+                    self._settle(vm, Status.TIMED_OUT, f"not {WORDS[self.until]} after {self.deadline:g} s: {vm.where}")
         if on_progress:
             on_progress(self.progress())
         return self.measurement(None)
 
-    async def _bulk(self, number: int, bulk: Sequence[_Vm]) -> bool:
-        """Ask for all at once, and wait until all are settled. False at the deadline."""
-        requests = [asyncio.create_task(self._guarded(vm)) for vm in bulk]
-        try:
-            while any(vm.status is None for vm in bulk):
-                self._check()
-                left = self.deadline if self.began is None else self.deadline - self._elapsed()
-                if left <= 0:
-                    return False
-                self.changed.clear()
-                waiting = [asyncio.create_task(event.wait()) for event in (self.changed, self.watch.failed)]
-                try:
-                    # Woken at times all the same: the clock's rate may change.
-                    await asyncio.wait(waiting, timeout=min(self.clock.wall(left), 1.0), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for task in waiting:
-                        task.cancel()
-            return True
-        finally:
-            for request in requests:
-                request.cancel()
-            await asyncio.gather(*requests, return_exceptions=True)
+    def _watches(self) -> list[Watch[Any]]:
+        return [self.watch, self.vmis] if self.vmis else [self.watch]
+
+    async def _wait(self, done: Callable[[], bool]) -> bool:
+        """Until it is so. False at the deadline."""
+        while not done():
+            self._check()
+            left = self.deadline if self.began is None else self.deadline - self._elapsed()
+            if left <= 0:
+                return False
+            self.changed.clear()
+            waiting = [asyncio.create_task(event.wait()) for event in (self.changed, *(watch.failed for watch in self._watches()))]
+            try:
+                # Woken at times all the same: the clock's rate may change.
+                await asyncio.wait(waiting, timeout=min(self.clock.wall(left), 1.0), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in waiting:
+                    task.cancel()
+        return True
 
     def _check(self) -> None:
         if self.broken:
             raise self.broken
-        if self.watch.failure:
-            raise ClusterError(f"the watch of the DataVolumes broke: {self.watch.failure}") from self.watch.failure
+        for watch in self._watches():
+            if watch.failure:
+                raise ClusterError(f"a watch of the deployment broke: {watch.failure}") from watch.failure
 
     def _check_sight(self) -> None:
         """Clones that could not be watched are not clones that stuck."""
-        blind = self.watch.blind_since
-        if blind is None or self.clock.now() - self.clock.at(blind[0]) < BLIND_SECONDS:
-            return
-        if unseen := sum(vm.status is None and vm.sent is not None for vm in self.vms):
-            raise ClusterError(
-                f"what became of {unseen} clones could not be seen: the watch of the DataVolumes was broken until the deadline ({blind[1]})"
-            )
+        for watch in self._watches():
+            blind = watch.blind_since
+            if blind is None or self.clock.now() - self.clock.at(blind[0]) < BLIND_SECONDS:
+                continue
+            if unseen := sum(vm.status is None and vm.sent is not None for vm in self.vms):
+                raise ClusterError(f"what became of {unseen} VMs could not be seen: a watch was broken until the deadline ({blind[1]})")
 
-    async def _guarded(self, vm: _Vm) -> None:
+    async def _guarded(self, work: Callable[[DeployedVm], Awaitable[None]], vm: DeployedVm) -> None:
         try:
-            await self._create(vm)
+            await work(vm)
         except asyncio.CancelledError:
             raise
         except BaseException as error:
             self.broken = self.broken or error
             self.changed.set()
 
-    async def _create(self, vm: _Vm) -> None:
+    async def _create(self, vm: DeployedVm) -> None:
         def sent(stamp: float) -> None:
             vm.sent = stamp
             if self.began is None:
@@ -272,25 +252,50 @@ class _Deployment:
         vm = self.by_volume.get(event.object.key)
         if vm is None or vm.sent is None or vm.status is not None:
             return
-        volume = event.object
-        vm.seen.setdefault("created", (event.arrived, event.upper_bound))
-        status = volume.status
-        if status.phase:
-            vm.phase, vm.progress = status.phase, status.progress
-            vm.seen.setdefault(status.phase, (event.arrived, event.upper_bound))
-        vm.strategy = volume.metadata.annotations.get(CLONE_TYPE) or strategy_of_phases(vm.seen) or vm.strategy
-        vm.trouble = next((each.message for each in status.conditions if each.type in ("Running", "Bound") and each.status == "False"), "")
-        if status.phase == "Succeeded":
-            vm.object_epoch = _ready_since(status.conditions)
-            self._settle(vm, Status.SUCCESS, None)
-        elif status.phase == "Failed":
+        vm.saw_volume(event.object, event.arrived, event.upper_bound)
+        if vm.cloned:
+            self.done_at[vm.bulk] = max(self.done_at.get(vm.bulk, 0.0), vm.seen[CLONED][0])
+            self.changed.set()
+            self._advance(vm)
+        elif vm.phase == "Failed":
             self._settle(vm, Status.FAILED, f"its DataVolume failed: {vm.trouble or 'CDI gives no reason'}")
         elif event.type == "DELETED":
             self._settle(vm, Status.FAILED, f"its DataVolume was deleted in phase {vm.phase or 'Pending'}")
 
-    def _settle(self, vm: _Vm, status: Status, error: str | None) -> None:
+    def on_vmi(self, event: Event[Vmi]) -> None:
+        vm = self.by_guest.get(event.object.key)
+        if vm is None or vm.sent is None or vm.status is not None:
+            return
+        vm.saw_vmi(event.object, event.arrived, event.upper_bound)
+        if event.type == "DELETED" or vm.vmi_phase in ("Failed", "Succeeded"):
+            self._settle(vm, Status.FAILED, f"its VMI ended in phase {vm.vmi_phase or 'Pending'}")
+        else:
+            self._advance(vm)
+
+    def _advance(self, vm: DeployedVm) -> None:
+        """What is next for it, after what was seen last."""
+        reached = {"cloned": CLONED, "running": "Running", "ssh": "up"}[self.until]
+        if vm.cloned and reached in vm.seen:
+            self._settle(vm, Status.SUCCESS, None)
+        elif self.until == "ssh" and self.guests and "Running" in vm.seen and vm.probing is None and self._reachable(vm):
+            ready = self.guests.readiness[vm.guest.os]
+            vm.probing = Probing(Target(vm.guest.namespace, vm.guest.name, vm.address, ready.port), ready)
+            vm.task = asyncio.create_task(self._guarded(self._probe, vm))
+
+    def _reachable(self, vm: DeployedVm) -> bool:
+        return bool(vm.address) or not (self.guests and self.guests.route.needs_address)
+
+    async def _probe(self, vm: DeployedVm) -> None:
+        assert self.guests and vm.probing
+        await probe_until_up(vm.probing, self.guests.route, self.clock, self.guests.interval_seconds)
+        if vm.probing.answered is not None and vm.status is None:
+            vm.saw("up", vm.probing.answered, False)
+            self._advance(vm)
+
+    def _settle(self, vm: DeployedVm, status: Status, error: str | None) -> None:
         vm.status, vm.error = status, error
-        self.settled_at[vm.bulk] = vm.seen["Succeeded"][0] if status is Status.SUCCESS else time.monotonic()
+        if not vm.cloned:
+            self.done_at[vm.bulk] = time.monotonic()
         self.changed.set()
         if self.on_record:
             self.on_record(self._record(vm))
@@ -306,7 +311,8 @@ class _Deployment:
             elapsed_seconds=self._elapsed(),
             total=len(self.vms),
             requested=len(asked),
-            cloned=sum(vm.status is Status.SUCCESS for vm in asked),
+            cloned=sum(vm.cloned for vm in asked),
+            done=sum(vm.status is Status.SUCCESS for vm in asked),
             failed=sum(vm.status in (Status.FAILED, Status.TIMED_OUT) for vm in self.vms),
             bulk=max((vm.bulk for vm in asked), default=1),
             bulks=len(self.bulks),
@@ -315,40 +321,13 @@ class _Deployment:
     def _since(self, start: float | None, stamp: float | None) -> float | None:
         return None if start is None or stamp is None else self.clock.at(stamp) - self.clock.at(start)
 
-    def _record(self, vm: _Vm) -> DeployRecord:
-        def after(phase: str) -> float | None:
-            return self._since(vm.sent, vm.seen[phase][0]) if phase in vm.seen else None
-
-        cloned = after("Succeeded")
-        answered = vm.attempts[-1].ended if vm.attempts else None
-        own = None if vm.object_epoch is None or vm.sent is None else vm.object_epoch - self.clock.at(vm.sent)
-        return DeployRecord(
-            namespace=vm.guest.namespace,
-            vm_name=vm.guest.name,
-            os=vm.guest.os,
-            status=vm.status or Status.TIMED_OUT,
-            requested_at=self._since(self.began, vm.sent if vm.sent is not None else time.monotonic()) or 0.0,
-            error=vm.error or (None if vm.status else vm.where),
-            last_phase=vm.phase or None,
-            request_retries=tuple(attempt.reason for attempt in vm.attempts[:-1]),
-            timeline=tuple(
-                Moment(phase, self._since(vm.sent, stamp) or 0.0, bound, own if phase == "Succeeded" else None)
-                for phase, (stamp, bound) in vm.seen.items()
-            ),
-            bulk=vm.bulk,
-            ordinal=vm.ordinal,
-            time_to_data_volume_seconds=after("created"),
-            clone_duration_seconds=cloned,
-            polled_clone_duration_seconds=None if cloned is None else math.ceil(cloned / POLL_SECONDS) * POLL_SECONDS,
-            clone_strategy=vm.strategy,
-            clone_fallback=vm.fallback,
-            request_seconds=self._since(vm.sent, answered),
-        )
+    def _record(self, vm: DeployedVm) -> DeployRecord:
+        return vm.record(self.clock, self.began, time.monotonic())
 
     def measurement(self, incomplete: str | None) -> Measurement:
         records = tuple(self._record(vm) for vm in self.vms)
         began = self.began if self.began is not None else time.monotonic()
-        cloned = [vm.seen["Succeeded"][0] for vm in self.vms if vm.status is Status.SUCCESS]
+        done = [max(stamp for stamp, _ in vm.seen.values()) for vm in self.vms if vm.status is Status.SUCCESS]
         return Measurement(
             scenario=SCENARIO,
             version=VERSION,
@@ -357,10 +336,11 @@ class _Deployment:
             parameters=dict(self.parameters),
             records=records,
             deadline_seconds=self.deadline,
-            duration_seconds=self._since(began, max(cloned)) if cloned else None,
+            duration_seconds=self._since(began, max(done)) if done else None,
             gaps=tuple(
                 Gap(gap.kind, self.clock.at(gap.start) - self.clock.at(began), self.clock.at(gap.end) - self.clock.at(began), gap.reason)
-                for gap in self.watch.gaps
+                for watch in self._watches()
+                for gap in watch.gaps
             ),
             details=self._figures(records, began),
             complete=incomplete is None,
@@ -388,36 +368,28 @@ class _Deployment:
             if skews
             else None,
             "upper_bounds": sum(moment.upper_bound for record in records for moment in record.timeline),
-            "watch_events": self.watch.events,
-            "watch_relists": sum(gap.relisted for gap in self.watch.gaps),
+            "watch_events": sum(watch.events for watch in self._watches()),
+            "watch_relists": sum(gap.relisted for watch in self._watches() for gap in watch.gaps),
         }
 
     def _bulk_figures(self, began: float) -> list[dict[str, Any]]:
-        """wall_seconds: first request to the last VM settled. pause_after_seconds: from then to the next bulk's first request."""
+        """wall_seconds: first request to the last disk cloned, or lost. pause_after_seconds: from then to the next bulk's first request."""
         found: list[dict[str, Any]] = []
         for number, bulk in enumerate(self.bulks, 1):
             sent = [vm.sent for vm in bulk if vm.sent is not None]
             if not sent:
                 break
-            settled = self.settled_at.get(number) if all(vm.status for vm in bulk) else None
+            settled = self.done_at.get(number) if _all_cloned(bulk) else None
             if found:
-                found[-1]["pause_after_seconds"] = self._since(self.settled_at.get(number - 1), min(sent))
+                found[-1]["pause_after_seconds"] = self._since(self.done_at.get(number - 1), min(sent))
             found.append(
                 {
                     "bulk": number,
                     "vms": len(bulk),
-                    "cloned": sum(vm.status is Status.SUCCESS for vm in bulk),
+                    "cloned": sum(vm.cloned for vm in bulk),
                     "requested_at_seconds": self._since(began, min(sent)),
                     "wall_seconds": self._since(min(sent), settled),
                     "pause_after_seconds": None,
                 }
             )
         return found
-
-
-def _ready_since(conditions: Sequence[Condition]) -> float | None:
-    stamp = next((each.lastTransitionTime for each in conditions if each.type == "Ready" and each.status == "True"), None)
-    try:
-        return parse_timestamp(stamp) if stamp else None
-    except ValueError:
-        return None

@@ -25,6 +25,8 @@ _METRICS = (
     ("DataVolume created", "time_to_data_volume_seconds"),
     ("disk cloned", "clone_duration_seconds"),
     ("disk cloned, by a poll every 2 s", "polled_clone_duration_seconds"),
+    ("VMI running", "time_to_vmi_running_seconds"),
+    ("up", "time_to_ssh_seconds"),
 )
 _BULKS_SHOWN = 20
 _EVERY, _DURATION, _BULK = "deployment.every_vm_deployed", "deployment.duration", "deployment.bulk_duration"
@@ -96,7 +98,7 @@ def plan(run: Run) -> Plan:
         storage_class = settings.site.storage.storage_class or "of the default storage class"
         change.append(f"StorageProfile {storage_class}: spec.cloneStrategy becomes {settings.clone_strategy}, and is put back afterwards")
     told = [
-        f"deployment of {point.named}: first create request to the last disk cloned; each VM's clone time; given up after "
+        f"deployment of {point.named}: first create request to the last VM {settings.deploy_until}; each VM's clone time; given up after "
         f"{deadline_seconds(settings):.0f} s; then that everything of it is removed"
         for point in points(settings)
     ]
@@ -211,7 +213,7 @@ def _lost_lines(measurement: Measurement) -> list[str]:
     told = [f"{number} in phase {phase}" for phase, number in phases.most_common()]
     if len(records) > len(tried):
         told.append(f"{len(records) - len(tried)} never asked for, because the bulks before were not done")
-    return ["", *wrap(f"Not cloned: {', '.join(told)}.", "", "    "), *failed_lines(tried, "were asked for and not cloned")]
+    return ["", *wrap(f"Lost: {', '.join(told)}.", "", "    "), *failed_lines(tried, "were asked for and lost")]
 
 
 def _in_bulks(measurement: Measurement) -> str:

@@ -74,7 +74,7 @@ def test_stuck_clones_are_named_with_their_phase_and_those_that_cannot_be_purged
         "--sim-speed", "300", *SMALL, suite=SUITE,
     )  # fmt: skip
     assert outcome.code == 1
-    assert "Not cloned: 2 in phase CSICloneInProgress, 6 never asked for" in outcome.out
+    assert "Lost: 2 in phase CSICloneInProgress, 6 never asked for" in outcome.out
     results = outcome.json("datasource-clone_results.json")
     lost = [each for each in results["records"] if each["status"] != "Success"]
     assert len(lost) == 8 and {each["status"] for each in lost} == {"TimedOut"}

@@ -233,7 +233,7 @@ def test_lost_vms_are_counted_by_phase():
     measurement = measured([10.0, None, None])
     never = replace(measurement.records[2], request_seconds=None, last_phase=None)
     lines = report.lines([replace(measurement, records=(*measurement.records[:2], never))], "")
-    told = "Not cloned: 1 in phase CSICloneInProgress, 1 never asked for, because the bulks before were not done."
+    told = "Lost: 1 in phase CSICloneInProgress, 1 never asked for, because the bulks before were not done."
     assert told in " ".join(line.strip() for line in lines)
     assert max(map(len, lines)) <= 100
 

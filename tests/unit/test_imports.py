@@ -25,7 +25,7 @@ ALLOWED = {
     "procedures": {"model", "clock", "cluster", "guest", "manifests"},
     "slo": {"model", "settings", "yamlfile"},
     "scenarios.py": {"model", "run", "settings", "slo"},
-    "report": {"model", "slo", "scenarios", "plan", "run"},
+    "report": {"model", "slo", "scenarios", "fleets", "plan", "run"},
 }
 
 

@@ -305,9 +305,7 @@ def chart(now: Measurement, before: Sequence[Measurement], subtitle: str) -> Fig
         value = mine.percentile(percent) if mine.size else None
         if value is not None:
             axes.plot([value], [percent], "o", color=RED, markersize=5)
-            axes.annotate(
-                f"p{percent} {value:.1f}", (value, percent), (-6, 0), textcoords="offset points", ha="right", va="center", fontsize=8
-            )
+            axes.annotate(f"p{percent} {value:.1f}", (value, percent), (7, -4), textcoords="offset points", va="top", fontsize=8)
     axes.set_ylim(0, 104)
     axes.set_ylabel("% of all VMs")
     axes.set_xlabel(metric.replace("_", " "))

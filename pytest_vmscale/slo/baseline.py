@@ -166,13 +166,13 @@ class _Raw:
 def _changes(now: Measurement, before: Sequence[Measurement]) -> list[_Raw]:
     kind = type(now.records[0]) if now.records else Record
     found = [_lost(now, before)]
-    for metric in now.metrics:
-        found += _metric_changes(metric, now, before, metric not in kind.HIGHER_IS_BETTER)
     durations = [each.duration_seconds for each in before]
     found.append(_figure("duration_seconds", now.duration_seconds, durations, now.time_rate, True))
     for name in kind.FIGURES:
         theirs = [_number(each.details.get(name)) for each in before]
         found.append(_figure(name, _number(now.details.get(name)), theirs, now.time_rate, name not in kind.HIGHER_IS_BETTER))
+    for metric in sorted(now.metrics, key=lambda each: each != kind.OUTCOME):  # what counts most is told first
+        found += _metric_changes(metric, now, before, metric not in kind.HIGHER_IS_BETTER)
     return [each for each in found if each.change.baseline is not None or each.change.measured is not None or each.change.why]
 
 

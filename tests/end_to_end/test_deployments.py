@@ -30,7 +30,7 @@ def objectives(outcome: Any) -> dict[str, Any]:
 
 
 def test_a_sweep_of_bulk_sizes_names_the_fastest_and_leaves_nothing(scale):
-    outcome = scale("--vms", "16", "--bulk-size", "8,all", "--alluredir=allure", *SMALL, suite=SUITE)
+    outcome = scale("--vms", "16", "--bulk-size", "8,all", *SMALL, suite=SUITE)
     assert outcome.code == 0, outcome.out + outcome.err
     assert "simulated at 60x" in outcome.out and "Fastest way to 16 VMs" in outcome.out
     files = list(outcome.results.glob("*.json"))
@@ -50,7 +50,6 @@ def test_a_sweep_of_bulk_sizes_names_the_fastest_and_leaves_nothing(scale):
         "deployment-16_bulk-sizes.svg",
         "deployment-16-at-once_clone-times.svg",
     }
-    assert len(list(Path("allure").glob("*-result.json"))) == 17
 
 
 def test_a_silent_fall_back_to_copy_fails_the_run_that_asked_for_another_strategy(scale):
@@ -59,13 +58,15 @@ def test_a_silent_fall_back_to_copy_fails_the_run_that_asked_for_another_strateg
         "storage:\n  class: standard-lvm\n"
     )
     outcome = scale(
-        "--vms", "4", "--vm-mix", "mine=4", "--vmscale-config", "lvm.yaml", "--clone-strategy", "snapshot", *SMALL, suite=SUITE
+        "--vms", "4", "--vm-mix", "mine=4", "--vmscale-config", "lvm.yaml", "--clone-strategy", "snapshot", "--alluredir=allure", *SMALL, suite=SUITE
     )  # fmt: skip
     assert outcome.code == 1
     assert "golden image default/mine-golden-" in outcome.out and "imported" in outcome.out
     (why,) = outcome.json("verdict.json")["why"]
     assert "asked for snapshot: 4 of 4 clones were made by copy (No compatible volumesnapshotclass found)" in why
     assert objectives(outcome)["deployment.every_vm_deployed"]["verdict"] == "pass"
+    statuses = [json.loads(path.read_text())["status"] for path in Path("allure").glob("*-result.json")]
+    assert sorted(statuses) == ["failed"] + ["passed"] * 7
 
 
 def test_stuck_clones_are_named_with_their_phase_and_those_that_cannot_be_purged_too(scale):

@@ -358,6 +358,7 @@ class _Deployment:
         skews = [m.seconds - m.object_seconds for r in records for m in r.timeline if m.object_seconds is not None and not m.upper_bound]
         waits = [each["pause_after_seconds"] for each in bulks if each["pause_after_seconds"] is not None]
         return {
+            "started_cluster_epoch": self.clock.at(began),
             "bulks": bulks,
             "pauses_seconds": sum(waits),
             "bulk_seconds": sum(each["wall_seconds"] for each in bulks if each["wall_seconds"] is not None),

@@ -44,6 +44,13 @@ def test_a_sweep_of_bulk_sizes_names_the_fastest_and_leaves_nothing(scale):
     for record in records:
         assert 0 < record["time_to_data_volume_seconds"] <= record["clone_duration_seconds"] <= record["polled_clone_duration_seconds"]
         assert record["polled_clone_duration_seconds"] % 2 == 0
+    truth = [json.loads(line) for line in (outcome.results / "truth.jsonl").read_text().splitlines()]
+    really = {each["namespace"] + "/" + each["name"]: each for each in truth if each["kind"] == "data-volume-succeeded"}
+    for record in records:
+        event = really[f"{record['namespace']}/{record['vm_name']}-root"]
+        measured = bulks["details"]["started_cluster_epoch"] + record["requested_at"] + record["clone_duration_seconds"]
+        assert event["how"] == record["clone_strategy"]
+        assert measured >= truth[0]["t0_epoch"] + event["t"], "nothing is seen before it happened"
     done = max(each["requested_at"] + each["clone_duration_seconds"] for each in records if each["bulk"] == 1)
     assert done <= min(each["requested_at"] for each in records if each["bulk"] == 2), "a bulk is asked for when the one before is done"
     assert {path.name for path in (outcome.results / "charts").iterdir()} >= {

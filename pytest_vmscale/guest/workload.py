@@ -36,9 +36,11 @@ REMOVE = "rm -rf vmscale-fio"
 CONNECTIONS = 16
 CLOCK_SAMPLES = 3
 INSTALL_WALL_SECONDS = 600.0
-# Beside what the pace so far says it takes to reach all guests before the barrier.
+# The barrier lies so far ahead: a second, and this multiple of what the pace so far says that it takes to reach all guests. If it passes
+# before all have been reached, nothing has been measured yet: all begin again, with a later one.
 LEAD_WALL_SECONDS = 1.0
-LEAD_FACTOR = 1.5
+LEAD_FACTOR = 2.0
+BARRIER_TRIES = 3
 # Guests that have not ended, or cannot be reached, are asked again; the pauses grow. Cluster time.
 RETRY_SECONDS, RETRY_MOST_SECONDS, RETRY_FLOOR_WALL_SECONDS = 1.0, 15.0, 0.2
 # Beyond its time a job needs this much to open its files, write its result and end.
@@ -121,11 +123,12 @@ class GuestRun:
 
 @dataclass(frozen=True)
 class Barrier:
-    """When the jobs start. epoch: the cluster's Unix time."""
+    """When the jobs start. epoch: the cluster's Unix time. tries: how many barriers passed before all guests were reached, and this one."""
 
     epoch: float
     timed: tuple[Timed, ...]
     runs: Mapping[str, GuestRun]
+    tries: int = 1
 
     @property
     def end_epoch(self) -> float:
@@ -159,7 +162,7 @@ class Workload:
         self._connections = connections
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="vmscale-ssh")
         self._slots = asyncio.Semaphore(connections)
-        self._wall_each: float | None = None  # what one guest has taken of the run's time, at so many connections
+        self._wall_each: float | None = None  # the most that one guest has taken of the run's time, at so many connections
 
     async def __aenter__(self) -> Workload:
         return self
@@ -182,7 +185,10 @@ class Workload:
             if status:
                 raise WorkloadError(f"fio could not be installed: {_last_line(text)}")
 
-        return _troubles(await self._each("with fio installed", keys, work, INSTALL_WALL_SECONDS))
+        pace = self._wall_each
+        failed = _troubles(await self._each("with fio installed", keys, work, INSTALL_WALL_SECONDS))
+        self._wall_each = pace  # an installation takes its time, however fast guests are reached
+        return failed
 
     async def lay_out(self, dataset: Dataset, deadline_seconds: float, keys: Iterable[str] | None = None) -> dict[str, Trouble]:
         """Write the dataset in each guest, all at once. Returns the guests where that failed. deadline_seconds: cluster time."""
@@ -214,22 +220,27 @@ class Workload:
         if len(set(names)) < len(names) or not names:
             raise ValueError(f"jobs need names of their own, not {', '.join(names) or 'none at all'}")
         files = {f"{each.job.name}.fio": render_job(each.job) for each in timed}
-        offsets = await self._each("with their clocks compared", keys, lambda key, client: self._compare_clock(client))
-        runs = {
-            key: GuestRun(key, None, error=found.why) if isinstance(found, Trouble) else GuestRun(key, found)
-            for key, found in offsets.items()
-        }
-        lead_wall_seconds = LEAD_WALL_SECONDS + LEAD_FACTOR * (self._wall_each or 0.0) * len(runs)
-        barrier = Barrier(self._clock.now() + self._clock.rate * lead_wall_seconds, tuple(timed), runs)
+        chosen = list(self.hosts if keys is None else keys)
+        pace = self._wall_each or 0.0
+        for tries in range(1, BARRIER_TRIES + 1):
+            epoch = self._clock.now() + self._clock.rate * (LEAD_WALL_SECONDS + LEAD_FACTOR * pace * len(chosen))
+            began = time.monotonic()
+            found = await self._each("started", chosen, lambda key, client: self._begin(client, epoch, files, timed, tries > 1))  # noqa: B023
+            # Guests that were handed their jobs late enough to begin late.
+            if tries == BARRIER_TRIES or self._clock.now() <= epoch + max(timed[0].job.ramp_seconds, LATE_SECONDS):
+                break
+            pace = max(pace, (time.monotonic() - began) / len(chosen))
+        runs = {key: GuestRun(key, error=each.why) if isinstance(each, Trouble) else GuestRun(key, each) for key, each in found.items()}
+        return Barrier(epoch, tuple(timed), runs, tries)
 
-        def begin(key: str, client: SSHClient) -> None:
-            schedule = "".join(f"{round((barrier.start_of(key) + each.at_seconds) * 1e9)} {each.job.name}\n" for each in timed)
-            _start(client, {**files, "schedule": schedule})
-
-        reached = [key for key, run in runs.items() if run.error is None]
-        for key, trouble in _troubles(await self._each("started", reached, begin)).items():
-            runs[key].error = trouble.why
-        return barrier
+    def _begin(self, client: SSHClient, epoch: float, files: Mapping[str, str], timed: Sequence[Timed], again: bool) -> Offset:
+        """Compare the guest's clock, and have it wait for the barrier by it."""
+        if again:
+            execute(client, STOP)
+        offset = self._compare_clock(client)
+        schedule = "".join(f"{round((epoch + offset.seconds + each.at_seconds) * 1e9)} {each.job.name}\n" for each in timed)
+        _start(client, {**files, "schedule": schedule})
+        return offset
 
     def _compare_clock(self, client: SSHClient) -> Offset:
         """The best of several round trips: the guest read its clock between the two stamps of ours."""
@@ -327,8 +338,8 @@ class Workload:
         async with asyncio.TaskGroup() as group:
             for key in chosen:
                 group.create_task(one(key))
-        if chosen and (len(chosen) >= self._connections or self._wall_each is None):
-            self._wall_each = (time.monotonic() - began) / len(chosen)
+        if chosen and not quiet:
+            self._wall_each = max(self._wall_each or 0.0, (time.monotonic() - began) / len(chosen))
         return {key: found[key] for key in chosen}
 
     def _tell(self, what: str, done: int, total: int) -> None:

@@ -118,6 +118,7 @@ async def latency(
     details = {
         "phases": {run.name: _phase(run, records, histograms.get(run.name, [])) for run in runs},
         "added": {direction: added(records, direction) for direction in LatencyRecord.DIRECTIONS},
+        "barrier_tries": barrier.tries,
         **_quality(fetched),
     }
     return measurement(records, details, None)

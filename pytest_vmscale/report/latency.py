@@ -169,6 +169,8 @@ def _notes(measurement: Measurement) -> list[str]:
             f"Guests' clocks were at most {_seconds(details['clock_offset_seconds_max'])} from ours (known to {_seconds(bound)});"
             f" the latest began {_seconds(max(0.0, details.get('late_seconds_max') or 0.0))} after the barrier."
         )
+    if details.get("barrier_tries", 1) > 1:
+        said.append(f"It took {details['barrier_tries']} barriers until all guests were reached before one.")
     if details.get("fetched_after_loss"):
         said.append(f"{count(details['fetched_after_loss'], 'VM')} could not be reached for a while; the results were fetched later.")
     lines += wrap(" ".join(said), "") if said else []

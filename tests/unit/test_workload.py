@@ -205,6 +205,22 @@ def test_all_start_on_the_barrier_whatever_their_clocks_say(tmp_path: Path) -> N
     on_embedded(tmp_path, test)
 
 
+def test_a_barrier_that_was_too_near_is_put_off(tmp_path: Path) -> None:
+    async def test(lane: Lane) -> None:
+        async with lane.workload() as workload:
+            await workload.check(DATASET)
+            await laid_out(workload)
+            workload._wall_each = -10.0  # as if guests were reached long before they are asked
+            barrier = await workload.start([Timed(Job("reads", "read", iops=1, runtime_seconds=30))])
+            assert barrier.tries == 2
+            await workload.wait(barrier)
+            for run in (await workload.fetch(barrier, 60.0)).values():
+                late = run.jobs["reads"].late_seconds
+                assert run.jobs["reads"].result and late is not None and abs(late) <= 0.01
+
+    on_embedded(tmp_path, test)
+
+
 def test_a_guest_that_starts_long_after_the_others_does_not_count(tmp_path: Path) -> None:
     async def test(lane: Lane) -> None:
         async with lane.workload() as workload:
@@ -231,7 +247,7 @@ def test_results_are_fetched_from_a_guest_that_was_away_in_the_middle(tmp_path: 
         assert [bool(run.lost) for run in runs.values()] == [True, False, False]
         assert "Connection refused" in runs["lab/vm0"].lost[0]
 
-    on_embedded(tmp_path, test, Fault("ssh-lost", 1))
+    on_embedded(tmp_path, test, Fault("ssh-lost", 1), speed=50.0)
 
 
 def test_a_guest_that_stays_away_is_missing_and_says_why(tmp_path: Path) -> None:

@@ -121,10 +121,10 @@ async def make_zones(
 
     ClusterError, before anything is changed, if the cluster has pools or labels of these names; or if it does not come to rest."""
     pools = await cluster.list_all(POOLS)
-    workers, taken = await workers_of(cluster, pools)
-    shares = deal(workers, count)
     names = [f"zone-{index}" for index in range(count)]
     await _check_free(cluster, names, {each["metadata"]["name"] for each in pools})
+    workers, taken = await workers_of(cluster, pools)
+    shares = deal(workers, count)
     worker = Ref(manifests.API, "MachineConfigPool", "worker")
     emptied = [Until(worker, len(workers), f"/status/{each}MachineCount") for each in ("updated", "ready")]
     for name in names:

@@ -162,7 +162,7 @@ class Workload:
         self._connections = connections
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="vmscale-ssh")
         self._slots = asyncio.Semaphore(connections)
-        self._wall_each: float | None = None  # the most that one guest has taken of the run's time, at so many connections
+        self._wall_each = 0.0  # what one guest last took of the run's time, at so many connections
 
     async def __aenter__(self) -> Workload:
         return self
@@ -221,7 +221,7 @@ class Workload:
             raise ValueError(f"jobs need names of their own, not {', '.join(names) or 'none at all'}")
         files = {f"{each.job.name}.fio": render_job(each.job) for each in timed}
         chosen = list(self.hosts if keys is None else keys)
-        pace = self._wall_each or 0.0
+        pace = self._wall_each
         for tries in range(1, BARRIER_TRIES + 1):
             epoch = self._clock.now() + self._clock.rate * (LEAD_WALL_SECONDS + LEAD_FACTOR * pace * len(chosen))
             began = time.monotonic()
@@ -339,7 +339,7 @@ class Workload:
             for key in chosen:
                 group.create_task(one(key))
         if chosen and not quiet:
-            self._wall_each = max(self._wall_each or 0.0, (time.monotonic() - began) / len(chosen))
+            self._wall_each = (time.monotonic() - began) / len(chosen)
         return {key: found[key] for key in chosen}
 
     def _tell(self, what: str, done: int, total: int) -> None:

@@ -122,15 +122,15 @@ def _several(measurements: Sequence[Measurement], subtitle: str) -> list[str]:
     points = sorted(measurements, key=lambda each: each.size)
     lines = [f"I/O latency: {count(len(points), 'node count')}" + (f" ({subtitle})" if subtitle else "")]
     lines += [
-        f"{'':>12}{'reads, us':>31}{'writes, us':>42}",
-        f"{'nodes':>6}{'VMs':>6}" + f"{'baseline':>10}{'workload':>10}{'added (95 % interval)':>22}" * 2,
+        f"{'':>12}{'reads, us':>18}{'writes, us':>43}",
+        f"{'nodes':>6}{'VMs':>6}" + f"{'baseline':>9}{'workload':>9}{'added (95 % interval)':>25}" * 2,
     ]
     for each in points:
         cells = ""
         for direction in DIRECTIONS:
             phases = each.details.get("phases", {})
             base, load = (_number(phases.get(f"{name}-{direction}", {}).get("mean_seconds"), 1) for name in LatencyRecord.LOADS)
-            cells += f"{base:>10}{load:>10}{_short_added(each.details.get('added', {}).get(direction)):>22}"
+            cells += f"{base:>9}{load:>9}{_short_added(each.details.get('added', {}).get(direction)):>25}"
         lines.append(f"{each.parameters.get('nodes', '?'):>6}{each.size:>6}{cells}")
     for direction in DIRECTIONS:
         values = [
@@ -288,9 +288,19 @@ def histograms(measurement: Measurement, subtitle: str = "") -> Figure | None:
     below.set_ylabel("% that took longer")
     below.set_yscale("log")
     below.set_xscale("log")
+    below.xaxis.set_major_formatter(_plain())
+    below.xaxis.set_minor_formatter(_plain())
+    below.tick_params(axis="x", which="both", labelsize=8)
     below.set_xlabel("completion latency, us")
     legend(above, "lower right")
     return figure
+
+
+def _plain() -> Any:
+    """Numbers on a logarithmic axis as numbers, those of one leading digit 1, 2 or 5."""
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "125" else "")
 
 
 def heat_map(measurement: Measurement, subtitle: str = "") -> Figure | None:
@@ -305,6 +315,7 @@ def heat_map(measurement: Measurement, subtitle: str = "") -> Figure | None:
     for panel, direction in zip(axes, DIRECTIONS, strict=True):
         phase = f"workload-{direction}"
         grid = [[float("nan")] * len(nodes) for _ in range(rows)]
+        missing = sum(record.of(phase, "p99_seconds") is None for record in records)
         crossed: list[tuple[int, int]] = []
         for column, node in enumerate(nodes):
             for row, record in enumerate(record for record in records if record.node == node):
@@ -327,6 +338,8 @@ def heat_map(measurement: Measurement, subtitle: str = "") -> Figure | None:
         if crossed:
             panel.plot([x for x, _ in crossed], [y for _, y in crossed], "x", color=RED, markersize=4, label=f"{len(crossed)} overloaded")
             legend(panel, "upper right")
+        if missing:
+            panel.set_title(f"white: {count(missing, 'VM')} without a result", fontsize=8, loc="left", color=RED)
         panel.set_ylabel("VM of the node")
         panel.grid(visible=False)
     step = max(1, len(nodes) // 16)

@@ -145,6 +145,8 @@ async def check_source(cluster: Cluster, source: Source) -> None:
         raise ImageError(f"{source} is not there")
     if why := _not_ready(source, found):
         raise ImageError(f"{source} cannot be cloned: {why}")
+    if source.kind == "DataSource":
+        await check_source(cluster, _points_to(source, found))
     if source.kind != "PersistentVolumeClaim":
         return
     try:
@@ -159,6 +161,14 @@ async def check_source(cluster: Cluster, source: Source) -> None:
         raise ImageError(f"{source} is in use by pod {users[0]}{more}: a source in use is not cloned until it is free")
 
 
+def _points_to(source: Source, found: Object) -> Source:
+    told = (found.get("spec") or {}).get("source") or {}
+    for kind, made in (("pvc", Source.pvc), ("snapshot", Source.volume_snapshot)):
+        if told.get(kind):
+            return made(told[kind].get("namespace") or source.namespace, told[kind]["name"])
+    raise ImageError(f"{source} cannot be cloned: it names neither a pvc nor a snapshot")
+
+
 def _not_ready(source: Source, found: Object) -> str:
     status = found.get("status") or {}
     if source.kind == "PersistentVolumeClaim":
@@ -167,8 +177,9 @@ def _not_ready(source: Source, found: Object) -> str:
         return (
             "" if status.get("readyToUse") else f"it is not ready to use: {(status.get('error') or {}).get('message') or 'no reason given'}"
         )
+    # Releases that set no condition leave it to what the DataSource points to.
     ready: Object = next((each for each in status.get("conditions") or () if each.get("type") == "Ready"), {})
-    return "" if ready.get("status") == "True" else f"it is not Ready: {ready.get('message') or 'no reason given'}"
+    return f"it is not Ready: {ready.get('message') or 'no reason given'}" if ready.get("status", "True") != "True" else ""
 
 
 def _uses(pod: Object, claim: str) -> bool:

@@ -110,6 +110,21 @@ def test_a_source_in_use_is_refused(kubeconfig):
     on(kubeconfig, work)
 
 
+def test_a_data_source_is_as_good_as_what_it_points_to(kubeconfig):
+    def data_source(name: str, claim: str) -> dict[str, Any]:
+        source = {"pvc": {"name": claim, "namespace": "default"}}
+        return {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataSource", "metadata": {"name": name}, "spec": {"source": source}}
+
+    async def work(cluster: Cluster) -> None:
+        for name, claim in (("good", "rhel-dv"), ("bad", "nowhere")):
+            await cluster.create("/apis/cdi.kubevirt.io/v1beta1/namespaces/default/datasources", data_source(name, claim))
+        await check_source(cluster, Source.data_source("default", "good"))
+        with pytest.raises(ImageError):
+            await check_source(cluster, Source.data_source("default", "bad"))
+
+    on(kubeconfig, work)
+
+
 @pytest.mark.parametrize(
     "source", [Source.pvc("default", "none"), Source.volume_snapshot("default", "none"), Source.data_source("default", "none")], ids=str
 )

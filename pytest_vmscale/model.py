@@ -237,6 +237,29 @@ class LatencyRecord(Record):
         return None if phase in self.overloaded else self.of(phase, "mean_seconds")
 
 
+@dataclass(frozen=True, kw_only=True)
+class UpgradeRecord(Record):
+    """One VM while the cluster was upgraded under it.
+
+    ssh_downtime_seconds: its longest time without an answer, from the first probe that failed to the next answer; 0 if none failed.
+    io_windows: the windows in which its fio has a result; the means are over all I/Os, before the upgrade and during it.
+    """
+
+    METRICS = ("ssh_downtime_seconds", "io_baseline_mean_seconds", "io_upgrade_mean_seconds")
+
+    ssh_downtime_seconds: float | None = None
+    ssh_downtime_total_seconds: float | None = None
+    probes: int = 0
+    probes_failed: int = 0
+    restarts: int = 0
+    migrations: int = 0
+    node_before: str | None = None
+    io_windows: int = 0
+    io_error: str | None = None
+    io_baseline_mean_seconds: float | None = None
+    io_upgrade_mean_seconds: float | None = None
+
+
 @dataclass(frozen=True)
 class Gap:
     """A time in which a watch was blind: from its break to the relist that mended it. Seconds from the start."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from .model import BootRecord, DeployRecord, LatencyRecord, Measurement, Objective, Record
+from .model import BootRecord, DeployRecord, LatencyRecord, Measurement, Objective, Record, UpgradeRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,7 +116,41 @@ ALL = (
     Scenario("datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=60.0, record=DeployRecord),
     Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0, record=BootRecord),
     Scenario("fio", "latency", "latency", "I/O latency", "latency", speed=100.0, record=LatencyRecord),
+    Scenario("upgrade", "upgrade", "upgrade", "Cluster upgrade", "upgrade", speed=60.0, disruptive=True, record=UpgradeRecord),
 )
+
+
+def check_profile(profile: Profile) -> None:
+    """That the objectives which a profile adds, or calls by name, are of what the scenarios measure. ProfileError."""
+    from .slo.profile import ProfileError
+
+    for key, where in profile.where.items():
+        table, _, objective_id = key.partition(".")
+        prefix = objective_id.partition(".")[0]
+        scenario = next((each for each in ALL if each.prefix == prefix), None)
+        if scenario is None:
+            raise ProfileError(f"{where}: {key}: no scenario's objectives begin with {prefix!r}; there are {', '.join(each.prefix for each in ALL)}")
+        built_in = _built_in(scenario, profile)
+        if table == "objectives":
+            if objective_id in built_in:
+                raise ProfileError(f"{where}: {key}: is the id of an objective that the scenario has already: change it under {prefix}")
+            problem = profile.objectives[objective_id].problem(scenario.record)
+            if problem:
+                raise ProfileError(f"{where}: {key}: {problem}")
+        elif objective_id not in {*built_in, *profile.objectives}:
+            import difflib
+
+            near = difflib.get_close_matches(objective_id, [*built_in, *profile.objectives], n=1)
+            raise ProfileError(f"{where}: {key}: there is no such objective" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def _built_in(scenario: Scenario, profile: Profile) -> set[str]:
+    """The ids of the objectives that a scenario judges: those of a measurement, and the profile's keys, which those of a sweep have."""
+    nothing = Measurement(scenario.name, "0.0.0", "", 0.0, {}, (), 1.0, None)
+    of_one = {each.id for each in scenario.judge.judge(nothing, profile, 0.0)}
+    block = getattr(profile, scenario.prefix, None)
+    keys = type(block).model_fields if block is not None else {}
+    return of_one | {f"{scenario.prefix}.{key}" for key in keys if key != "percentiles"}
 
 
 def named(name: str) -> Scenario:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -237,6 +238,15 @@ class Simulation:
 
 
 @dataclass(frozen=True)
+class Upgrade:
+    """One hop of --upgrade-to."""
+
+    version: str
+    channel: str | None = None
+    image: str | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything a run was asked for. Seconds are cluster time; wall-clock times say so."""
 
@@ -255,6 +265,11 @@ class Settings:
     zone_max_unavailable: int | str
     parallel_migrations: int
     outbound_migrations: int
+    upgrades: tuple[Upgrade, ...]  # one after the other
+    upgrade_allow_explicit: bool
+    upgrade_force: bool
+    upgrade_wait_for_pools: bool
+    upgrade_load_percent: int  # of the VMs
     nodes: tuple[int, ...]
     vms_per_node: int
     install_fio: bool
@@ -363,6 +378,43 @@ def parse_bulk_sizes(text: str) -> tuple[int | None, ...]:
             raise SettingsError(f"--bulk-size {text}: {part} is given twice")
         sizes.append(size)
     return tuple(sizes)
+
+
+def parse_upgrades(versions: str, channels: str | None, images: str | None) -> tuple[Upgrade, ...]:
+    """`4.9.23,4.10.9`, with one channel for all or one for each, and an image for each or none. Empty if no version is given."""
+    if not versions:
+        if channels or images:
+            raise SettingsError("--upgrade-channel, --upgrade-image: give --upgrade-to with them, the version that it is")
+        return ()
+    found = [each.strip() for each in versions.split(",")]
+    for version in found:
+        if not re.fullmatch(r"\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?", version):
+            raise SettingsError(f"--upgrade-to {versions}: {version!r} is no version, such as 4.9.23")
+    for before, after in pairwise(found):
+        low, high = _numbers(before), _numbers(after)
+        if high <= low:
+            raise SettingsError(f"--upgrade-to {versions}: {after} is not above {before}")
+        if high[0] != low[0] or high[1] > low[1] + 1:
+            raise SettingsError(f"--upgrade-to {versions}: from {before} to {after} a minor version is left out")
+    given = _for_each("--upgrade-channel", channels, found)
+    pictures = _for_each("--upgrade-image", images, found, one_for_all=False)
+    for image in filter(None, pictures):
+        if not re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", image):
+            raise SettingsError(f"--upgrade-image {image}: must be by digest, such as quay.io/openshift-release-dev/ocp-release@sha256:...")
+    return tuple(Upgrade(version, channel, image) for version, channel, image in zip(found, given, pictures, strict=True))
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.partition("-")[0].split("."))
+
+
+def _for_each(option: str, text: str | None, versions: Sequence[str], one_for_all: bool = True) -> list[str | None]:
+    parts: list[str | None] = [part.strip() or None for part in text.split(",")] if text else [None] * len(versions)
+    if len(parts) == 1 and one_for_all:
+        return parts * len(versions)
+    if len(parts) != len(versions):
+        raise SettingsError(f"{option} {text}: {len(parts)} for {len(versions)} versions")
+    return parts
 
 
 def parse_max_unavailable(option: str, text: str) -> int | str:

@@ -64,7 +64,7 @@ async def probe_until_up(probing: Probing, route: Route, clock: Clock, interval_
         probing.probes += 1
         sent = time.monotonic()
         try:
-            probing.answered = await _answer(route, probing.target, probing.readiness, clock, interval_seconds)
+            probing.answered = await answer(route, probing.target, probing.readiness, clock, interval_seconds)
             return
         except OSError as error:  # refused, unreachable, timed out
             probing.last_failed = sent
@@ -74,8 +74,8 @@ async def probe_until_up(probing: Probing, route: Route, clock: Clock, interval_
         await clock.sleep(due - clock.now())
 
 
-async def _answer(route: Route, target: Target, readiness: Readiness, clock: Clock, interval_seconds: float) -> float:
-    """The stamp of the guest's answer. OSError if there was none."""
+async def answer(route: Route, target: Target, readiness: Readiness, clock: Clock, interval_seconds: float) -> float:
+    """The stamp (of time.monotonic()) of the answer to one probe. OSError if there was none in time."""
     async with asyncio.timeout(_wall(clock, interval_seconds * CONNECT_TIMEOUT_SHARE)):
         connection = await route.connect(target)
     try:

@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pytest_vmscale import yamlfile
+from pytest_vmscale.slo.own import OwnObjective, Severity
 
 Size = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percent = Annotated[float, Field(gt=0, le=100)]
 Source = Annotated[str, Field(min_length=1)]
+ObjectiveId = Annotated[str, Field(pattern=r"^[a-z0-9_-]+\.[a-z0-9_.-]+$")]
 Tolerance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Keys = yamlfile.Where  # keys and indices, as pydantic's `loc`
 
@@ -184,6 +186,44 @@ def _no_latency_limits() -> Latency:
     )
 
 
+class UpgradeDuration(_Block):
+    """Of ClusterVersion, by kind of hop: within a minor version, or to the next. None: reported, not judged."""
+
+    patch_seconds: Seconds | None = None
+    minor_seconds: Seconds | None = None
+    source: Source
+
+
+class Longest(_Block):
+    """None: reported, not judged."""
+
+    seconds: Seconds | None = None
+    source: Source
+
+
+class Upgrade(_Block):
+    version_reached: Sourced
+    duration: UpgradeDuration
+    no_vm_lost: Share
+    operators_healthy: Sourced
+    api_outage: Longest
+    vm_downtime: Longest
+
+
+def _no_upgrade_limits() -> Upgrade:
+    """Of a profile that says nothing of upgrades."""
+    source = "this project: the profile says nothing of upgrades"
+    said, none = Sourced(source=source), Longest(source=source)
+    return Upgrade(
+        version_reached=said,
+        duration=UpgradeDuration(source=source),
+        no_vm_lost=Share(minimum_percent=100.0, source=source),
+        operators_healthy=said,
+        api_outage=none,
+        vm_downtime=none,
+    )
+
+
 class Profile(_Block):
     name: str
     title: str
@@ -193,6 +233,10 @@ class Profile(_Block):
     bootstorm: BootStorm
     deployment: Deployment = Field(default_factory=_no_deployment_limits)
     latency: Latency = Field(default_factory=_no_latency_limits)
+    upgrade: Upgrade = Field(default_factory=_no_upgrade_limits)
+    objectives: dict[ObjectiveId, OwnObjective] = {}
+    severity: dict[ObjectiveId, Severity] = {}  # of the scenarios' objectives; what is not named gates
+    where: Annotated[dict[str, str], Field(exclude=True)] = {}  # FILE:LINE of each key of `objectives` and `severity`: written by load_profile, not by people
 
 
 def built_in_profiles() -> list[str]:
@@ -281,7 +325,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Keys, int]]:
         raise ProfileError(str(error)) from None
     if not isinstance(data, dict):
         raise ProfileError(f"{path}:1: must be a mapping of keys to values")
-    return data, lines
+    if "where" in data:
+        raise ProfileError(f"{path}:{lines[('where',)]}: where: is no key of a profile")
+    places = {f"{key[0]}.{key[1]}": f"{path}:{line}" for key, line in lines.items() if len(key) == 2 and key[0] in ("objectives", "severity")}
+    return {**data, **({"where": places} if places else {})}, lines
 
 
 def _validate(data: Mapping[str, Any], path: Path, lines: Mapping[Keys, int]) -> Profile:

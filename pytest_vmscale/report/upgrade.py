@@ -1,0 +1,343 @@
+"""How an upgrade is told: lines for the terminal, charts, and what Allure shows."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import html
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_vmscale.model import Measurement, Objective
+from pytest_vmscale.report.charts import BLUE, GREEN, GREY, ORANGE, RED, SKY, legend, new_figure
+from pytest_vmscale.report.files import csv_text
+from pytest_vmscale.report.tables import worst_table
+from pytest_vmscale.report.terminal import count, failed_lines, heading_lines, wrap
+from pytest_vmscale.scenarios import Chart, Plan, Table
+from pytest_vmscale.slo.upgrade import not_reached, upgrade_records
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pytest_vmscale.run import Run
+
+_REACHED, _DURATION, _VMS = "upgrade.version_reached", "upgrade.duration", "upgrade.no_vm_lost"
+_OPERATORS, _OUTAGE, _DOWNTIME = "upgrade.operators_healthy", "upgrade.api_outage", "upgrade.vm_downtime"
+_SHOWN = 10
+# Where the payloads of 4.9 and 4.10 have each ClusterOperator: their manifests begin with 0000_LEVEL_. The API does not tell.
+RUN_LEVELS = {
+    10: ("config-operator",),
+    12: ("etcd",),
+    20: ("kube-apiserver",),
+    25: ("kube-controller-manager", "kube-scheduler"),
+    26: ("cloud-controller-manager",),
+    30: ("machine-api", "openshift-apiserver"),
+    31: ("baremetal",),
+    40: ("kube-storage-version-migrator",),
+    70: ("dns", "network"),
+    80: ("machine-config",),
+}
+OTHER_LEVEL = 50
+
+
+def run_level(operator: str) -> int:
+    return next((level for level, names in RUN_LEVELS.items() if operator in names), OTHER_LEVEL)
+
+
+def lines(measurements: Sequence[Measurement], subtitle: str) -> list[str]:
+    found: list[str] = []
+    for each in measurements:
+        found += [*([""] if found else []), *_one(each, subtitle)]
+    return found
+
+
+def charts(measurements: Sequence[Measurement], objectives: Sequence[Objective], subtitle: str) -> list[Chart]:
+    found = []
+    for each in measurements:
+        stem = "upgrade" if len(measurements) == 1 else f"upgrade-{each.details.get('to')}"
+        for name, title, where, draw in (
+            ("operators", "Operators, by run level", (_OPERATORS, _REACHED), operator_gantt),
+            ("progress", "Progress of the upgrade", (_DURATION, _REACHED), progress_curve),
+            ("api", "The API meanwhile", (_OUTAGE,), api_latency),
+            ("vms", "The VMs' I/O meanwhile", (_DOWNTIME, _VMS), io_latency),
+        ):
+            found.append(Chart(f"{stem}_{name}", title, each.scope, where, functools.partial(draw, each, subtitle)))
+    return found
+
+
+def steps(measurement: Measurement) -> list[str]:
+    details, load = measurement.details, measurement.parameters.get("load_vms")
+    told = [f"{measurement.size} VMs run" + (f", {load} of them with {measurement.parameters.get('load_iops_per_vm')} IOPS each" if load else "")]
+    if details.get("channel"):
+        told.append(f"Set the channel to {details['channel']}")
+    told.append(f"Ask for {details.get('to')} by {details.get('asked_by') or 'nothing: it was not asked for'}")
+    if details.get("started_seconds") is not None:
+        told.append(f"ClusterVersion works towards it after {details['started_seconds']:.1f} s")
+    for each in _in_order(details):
+        if each["updated_seconds"] is not None:
+            told.append(f"{each['name']} is at {each['version']} after {each['updated_seconds']:.0f} s")
+    if details.get("completed_seconds") is not None:
+        told.append(f"ClusterVersion is Completed after {details['completed_seconds']:.1f} s")
+    else:
+        told.append(f"ClusterVersion is not Completed: {not_reached(measurement)}")
+    told += _pool_lines(details)
+    return told
+
+
+def tables(measurement: Measurement) -> list[Table]:
+    return [
+        Table("Operators", (_OPERATORS, _REACHED), "html", functools.partial(operators_table, measurement)),
+        Table("API outages", (_OUTAGE,), "csv", functools.partial(_outages_csv, measurement)),
+        Table("The worst ten VMs", (_VMS, _DOWNTIME), "html", functools.partial(worst_table, measurement, "SSH answered")),
+        Table(f"All {measurement.size} records", (_VMS,), "csv", functools.partial(csv_text, measurement.records)),
+    ]
+
+
+def plan(run: Run) -> Plan:
+    from pytest_vmscale.fleets import plan_fleet
+    from pytest_vmscale.plan import fleet_lines
+    from pytest_vmscale.slo.upgrade import deadlines_seconds
+
+    settings = run.settings
+    create = fleet_lines(settings, plan_fleet(settings, "upgrade", settings.largest, "rhel=50%,windows=17%,fedora=33%"))
+    change = []
+    for hop in settings.upgrades:
+        by = f" to the image {hop.image}" if hop.image else ""
+        channel = f" on channel {hop.channel}" if hop.channel else ""
+        change.append(f"ClusterVersion version: upgraded to {hop.version}{by}{channel}; this cannot be put back")
+    longest = max(deadlines_seconds(settings, run.profile, run.tolerance_percent))
+    told = [
+        f"upgrade to {hop.version}: ClusterVersion's start to its completion; the API and the VMs meanwhile; given up after {longest:.0f} s at most"
+        for hop in settings.upgrades
+    ]
+    return Plan(tuple(create), tuple(change), tuple(told))
+
+
+# The terminal.
+
+
+def _one(measurement: Measurement, subtitle: str) -> list[str]:
+    details = measurement.details
+    heading = f"Upgrade ({details.get('kind', '')}) from {details.get('from')} to {details.get('to')}: "
+    seconds = measurement.duration_seconds
+    heading += f"{details.get('state')}, not complete" if seconds is None else f"complete in {seconds / 60:.1f} min ({seconds:.0f} s)"
+    found = heading_lines(measurement, heading, subtitle)
+    own = details.get("object_seconds")
+    said = f"Asked for by {details.get('asked_by')}" + (f", on channel {details['channel']}" if details.get("channel") else "") + "."
+    if own is not None and seconds is not None:
+        said += f" By ClusterVersion's own timestamps it took {own:.0f} s."
+    found += wrap(said, "")
+    if seconds is None:
+        found += wrap(f"Not reached: {not_reached(measurement)}.", "", "    ")
+    found += _operator_lines(details)
+    found += [line for each in _pool_lines(details) for line in wrap(f"{each}.", "")]
+    found += _api_lines(details)
+    found += _vm_lines(measurement)
+    if measurement.gaps:
+        blind = sum(gap.end_seconds - gap.start_seconds for gap in measurement.gaps)
+        found += wrap(f"The watches were broken {count(len(measurement.gaps), 'time')}, for {blind:.1f} s in all; each went on.", "")
+    if measurement.failed:
+        found += ["", *failed_lines(measurement.failed, "were lost" if len(measurement.failed) > 1 else "was lost")]
+    return found
+
+
+def _operator_lines(details: Mapping[str, Any]) -> list[str]:
+    operators = details.get("operators") or []
+    updated = [each for each in operators if each["updated_seconds"] is not None]
+    said = f"{len(updated)} of {count(len(operators), 'cluster operator')} changed their version."
+    for what, key in (("unavailable", "unavailable"), ("degraded", "degraded")):
+        troubled = [f"{each['name']} for {_open_seconds(each[key], details):.0f} s" for each in operators if each[key]]
+        if troubled:
+            said += f" {what.capitalize()} meanwhile: {', '.join(troubled[:_SHOWN])}."
+    failing = details.get("failing") or []
+    if failing:
+        said += f" ClusterVersion was Failing {count(len(failing), 'time')}: {'; '.join(dict.fromkeys(each[2] for each in failing))[:300]}."
+    return wrap(said, "")
+
+
+def _open_seconds(windows: Sequence[Sequence[float | None]], details: Mapping[str, Any]) -> float:
+    now = float(details.get("measured_seconds") or 0.0)
+    return sum((now if end is None else end) - (start or 0.0) for start, end in windows)
+
+
+def _pool_lines(details: Mapping[str, Any]) -> list[str]:
+    told = []
+    for pool in details.get("pools") or ():
+        if pool["updating_seconds"] is None:
+            told.append(f"Pool {pool['name']}: its {count(pool['machines'], 'node')} had nothing to do")
+        elif pool["is_updated"] and pool["updated_seconds"] is not None:
+            took = pool["updated_seconds"] - pool["updating_seconds"]
+            told.append(f"Pool {pool['name']}: all {pool['machines']} nodes updated in {took / 60:.1f} min, after {pool['updated_seconds'] / 60:.1f} min")
+        else:
+            trouble = f" ({pool['trouble']})" if pool["trouble"] else ""
+            told.append(f"Pool {pool['name']}: {pool['updated']} of {pool['machines']} nodes updated when the measurement ended{trouble}")
+    return told
+
+
+def _api_lines(details: Mapping[str, Any]) -> list[str]:
+    found = []
+    for name, each in (details.get("api") or {}).items():
+        longest = each["longest_outage_seconds"]
+        figures = " ".join(f"{key} {_milliseconds(each[f'{key}_seconds'])}" for key in ("p50", "p90", "p99", "max"))
+        outage = "never answered" if longest is None else f"longest outage {longest:.1f} s"
+        found.append(f"API {name:<6} {each['probes']:>6} probes, {each['failed']:>4} failed, {outage}; {figures}")
+    return found
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.0f} ms"
+
+
+def _vm_lines(measurement: Measurement) -> list[str]:
+    details, records = measurement.details, upgrade_records(measurement)
+    down = [each for each in records if each.ssh_downtime_seconds]
+    said = f"VMs: {measurement.size - len(measurement.failed)} of {measurement.size} kept"
+    said += f", {details.get('vms', {}).get('migrated', 0)} migrated, {details.get('vms', {}).get('restarted', 0)} restarted"
+    said += f"; {len(down)} did not answer for a while"
+    if down:
+        said += f", the longest for {max(each.ssh_downtime_seconds or 0.0 for each in down):.1f} s"
+    said += f" (each was asked every {details.get('ssh_interval_seconds', 0.0):.0f} s)."
+    found = wrap(said, "")
+    windows = details.get("io") or []
+    before = [each for each in windows if each["end_seconds"] <= 0]
+    meanwhile = [each for each in windows if each["end_seconds"] > 0]
+    if before and meanwhile:
+        base, worst = before[0]["mean_seconds"], max(meanwhile, key=lambda each: float(each["mean_seconds"]))
+        found += wrap(
+            f"I/O of {before[0]['vms']} VMs: mean latency {base * 1e6:.0f} us before, {worst['mean_seconds'] * 1e6:.0f} us in the worst of "
+            f"{count(len(meanwhile), 'window')} ({(worst['mean_seconds'] / base - 1) * 100:+.1f} %).",
+            "",
+        )
+    errors = [each for each in records if each.io_error]
+    if errors:
+        found += wrap(f"fio broke in {count(len(errors), 'VM')}: {errors[0].vm_name}: {errors[0].io_error}", "")
+    return found
+
+
+# Charts.
+
+
+def _in_order(details: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The operators as the payload has them; of one run level in the order in which they were done."""
+    return sorted(details.get("operators") or (), key=lambda each: (run_level(each["name"]), each["updated_seconds"] or 1e12, each["name"]))
+
+
+def _minutes(axes: Any) -> None:
+    axes.set_xlabel("Minutes from the request (cluster time)")
+
+
+def _end_line(axes: Any, details: Mapping[str, Any]) -> None:
+    if details.get("completed_seconds") is not None:
+        axes.axvline(details["completed_seconds"] / 60, color=GREY, linestyle="--", linewidth=1, label="ClusterVersion Completed")
+
+
+def operator_gantt(measurement: Measurement, subtitle: str) -> Figure | None:
+    details = measurement.details
+    operators = _in_order(details)
+    if not operators:
+        return None
+    figure, axes = new_figure(f"Cluster operators, {measurement.scope}", subtitle)
+    figure.set_size_inches(9.0, 2.0 + 0.2 * len(operators))
+    now = float(details.get("measured_seconds") or 0.0)
+    for row, each in enumerate(operators):
+        for key, colour, height in (("progressing", SKY, 0.7), ("degraded", ORANGE, 0.4), ("unavailable", RED, 0.4)):
+            spans = [((start or 0.0) / 60, ((now if end is None else end) - (start or 0.0)) / 60) for start, end in each[key]]
+            if spans:
+                axes.broken_barh(spans, (row - height / 2, height), facecolors=colour)
+        if each["updated_seconds"] is not None:
+            axes.plot([each["updated_seconds"] / 60], [row], marker="D", markersize=3.5, color=BLUE, linestyle="none")
+    for colour, label in ((SKY, "Progressing"), (ORANGE, "Degraded"), (RED, "not Available")):
+        axes.bar([0], [0], color=colour, label=label)
+    axes.plot([], [], marker="D", markersize=3.5, color=BLUE, linestyle="none", label="new version reported")
+    _end_line(axes, details)
+    axes.set_yticks(range(len(operators)), [f"{each['name']}  {run_level(each['name'])}" for each in operators], fontsize=7)
+    axes.set_ylabel("ClusterOperator, run level")
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    _minutes(axes)
+    legend(axes, "lower left")
+    return figure
+
+
+def progress_curve(measurement: Measurement, subtitle: str) -> Figure | None:
+    details = measurement.details
+    curve = details.get("curve") or []
+    if not curve:
+        return None
+    figure, axes = new_figure(f"Manifests applied, {measurement.scope}", subtitle)
+    axes.step([each[0] / 60 for each in curve], [each[1] for each in curve], where="post", color=BLUE, label="done, as ClusterVersion says")
+    axes.axhline(curve[-1][2], color=GREY, linewidth=1, linestyle=":", label=f"all {curve[-1][2]}")
+    now = float(details.get("measured_seconds") or 0.0)
+    for index, (start, end, _) in enumerate(details.get("failing") or ()):
+        axes.axvspan(start / 60, (now if end is None else end) / 60, color=ORANGE, alpha=0.3, label="" if index else "Failing=True")
+    _end_line(axes, details)
+    axes.set_ylabel("manifests")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    _minutes(axes)
+    legend(axes, "lower right")
+    return figure
+
+
+def api_latency(measurement: Measurement, subtitle: str) -> Figure | None:
+    api = measurement.details.get("api") or {}
+    if not any(each["curve"] for each in api.values()):
+        return None
+    figure, axes = new_figure(f"API requests meanwhile, {measurement.scope}", subtitle)
+    for (name, each), colour in zip(api.items(), (BLUE, GREEN), strict=False):
+        axes.plot([at / 60 for at, _ in each["curve"]], [value * 1000 for _, value in each["curve"]], color=colour, linewidth=1, label=f"{name}, slowest answers")
+        for index, (start, end, _) in enumerate(each["outages"]):
+            label = f"{name}: no answer" if not index else ""
+            axes.axvspan(start / 60, end / 60, color=RED if name == "read" else ORANGE, alpha=0.4, label=label)
+    axes.set_yscale("log")
+    axes.set_ylabel("milliseconds")
+    axes.set_xlim(left=0)
+    _minutes(axes)
+    legend(axes, "upper right")
+    return figure
+
+
+def io_latency(measurement: Measurement, subtitle: str) -> Figure | None:
+    windows = measurement.details.get("io") or []
+    if not windows:
+        return None
+    figure, axes = new_figure(f"I/O latency in the VMs meanwhile, {measurement.scope}", subtitle)
+    for key, colour, label in (("mean_seconds", BLUE, "mean of all VMs"), ("slowest_mean_seconds", ORANGE, "slowest VM")):
+        for index, each in enumerate(windows):
+            axes.plot([each["start_seconds"] / 60, each["end_seconds"] / 60], [each[key] * 1e6] * 2, color=colour, linewidth=2.5, label="" if index else label)
+    axes.axvline(0, color=GREY, linewidth=1, label="upgrade asked for")
+    _end_line(axes, measurement.details)
+    axes.set_ylabel("microseconds")
+    axes.set_ylim(bottom=0)
+    _minutes(axes)
+    legend(axes, "lower right")
+    return figure
+
+
+# Tables.
+
+
+def operators_table(measurement: Measurement) -> str:
+    details = measurement.details
+    rows = []
+    for each in _in_order(details):
+        updated = "-" if each["updated_seconds"] is None else f"{each['updated_seconds']:.0f}"
+        cells = [
+            run_level(each["name"]), each["name"], each["before"], each["version"], updated,
+            *(f"{_open_seconds(each[key], details):.0f}" for key in ("progressing", "unavailable", "degraded")), each["said"],
+        ]  # fmt: skip
+        rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
+    heads = ("run level", "operator", "from", "to", "updated after (s)", "progressing (s)", "unavailable (s)", "degraded (s)", "last said")
+    head = "".join(f"<th>{each}</th>" for each in heads)
+    return f"<table border='1' cellpadding='3'><tr>{head}</tr>{''.join(rows)}</table>"
+
+
+def _outages_csv(measurement: Measurement) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("request", "start_seconds", "end_seconds", "seconds", "reason"))
+    for name, each in (measurement.details.get("api") or {}).items():
+        for start, end, reason in each["outages"]:
+            writer.writerow((name, f"{start:.1f}", f"{end:.1f}", f"{end - start:.1f}", reason))
+    return text.getvalue()

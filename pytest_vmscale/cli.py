@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"pytest-vmscale {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="the suites, by pytest: vmscale run -m bootstorm --vms 1000", add_help=False, prefix_chars="\0")
+    run.add_argument("arguments", nargs=argparse.REMAINDER)
+    run.set_defaults(run=lambda options: _run(options.arguments))
     _embedded_parser(commands.add_parser("embedded", help="the embedded cluster by hand"))
     validate = commands.add_parser("validate", help="check a vmscale.yaml, an SLO profile or a result file")
     validate.add_argument("file", type=Path)
@@ -49,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="drop the old values of what somebody else has changed since; without it they are kept, and told each time",
     )
     cleanup.set_defaults(run=_cleanup)
+    _slo_parser(commands.add_parser("slo", help="the SLO profiles: what they hold a cluster to"))
     _compare_parser(commands.add_parser("compare", help="is the last of these runs worse than the others"))
     _report_parser(commands.add_parser("report", help="a run's report again: in the terminal, for a chat, or as one page"))
     options = parser.parse_args(arguments)
@@ -60,6 +64,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("vmscale: interrupted", file=sys.stderr)
         return 130  # as a shell has it
+
+
+def suites_folder() -> Path:
+    """Where suites/, fixtures/ and pytest's settings for them are: in the installed package, or in the checkout."""
+    package = Path(__file__).parent
+    for folder in (package / "_suites", package.parent):
+        if (folder / "suites").is_dir() and (folder / "pyproject.toml").is_file():
+            return folder
+    raise CommandError(f"{package} has no suites: it was not installed whole")
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """pytest on the suites, in this process's place. What it writes is written here, never beside the suites."""
+    folder, here = suites_folder(), Path.cwd()
+    named = [str(folder / each) if each.startswith("suites/") else each for each in arguments]
+    tests = [] if named != list(arguments) else [str(folder / "suites")]
+    site = []
+    if (here / "vmscale.yaml").is_file() and not any(each.split("=")[0] == "--vmscale-config" for each in arguments):
+        site = [f"--vmscale-config={here / 'vmscale.yaml'}"]
+    command = [sys.executable, "-m", "pytest", "-c", str(folder / "pyproject.toml"), "--rootdir", str(folder)]
+    os.execv(command[0], [*command, "-o", f"cache_dir={here / '.pytest_cache'}", *site, *tests, *named])
+
+
+def _slo_parser(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = actions.add_parser("show", help="a profile with all that it builds on, as YAML; without a name, which there are")
+    show.add_argument("profile", nargs="*", help="a name or a file; of several each changes the ones before it")
+    show.set_defaults(run=_slo_show)
+    check = actions.add_parser("check", help="is this file a profile that can be used")
+    check.add_argument("file", nargs="+", type=Path)
+    check.set_defaults(run=_slo_check)
 
 
 def _compare_parser(parser: argparse.ArgumentParser) -> None:
@@ -233,6 +268,39 @@ def _validate_results(path: Path) -> int:
     if not found:
         print(f"{path}: valid")
     return 1 if found else 0
+
+
+def _slo_show(options: argparse.Namespace) -> int:
+    import yaml
+
+    from .scenarios import check_profile
+    from .slo.profile import ProfileError, built_in_profiles, load_profile
+
+    try:
+        if not options.profile:
+            for name in built_in_profiles():
+                profile = load_profile(name)
+                print(f"{name}: {profile.title} (+{profile.tolerance_percent:g} %)")
+            return 0
+        profile = load_profile(*options.profile)
+        check_profile(profile)
+    except ProfileError as error:
+        raise CommandError(str(error), BAD_INPUT) from None
+    print(yaml.safe_dump(profile.model_dump(exclude={"name"}, exclude_none=True), sort_keys=False, width=120, allow_unicode=True), end="")
+    return 0
+
+
+def _slo_check(options: argparse.Namespace) -> int:
+    from .scenarios import check_profile
+    from .slo.profile import ProfileError, load_profile
+
+    for path in options.file:
+        try:
+            check_profile(load_profile(path))
+        except ProfileError as error:
+            raise CommandError(str(error).removeprefix("profile: "), BAD_INPUT) from None
+        print(f"{path}: a valid SLO profile")
+    return 0
 
 
 def _compare(options: argparse.Namespace) -> int:

@@ -26,10 +26,11 @@ MARKERS = {
     "density": "as many VMs on one node as it takes",
     "preflight": "is the cluster fit for the suites",
     "sweep": "judges all points of a sweep together",
+    "own_objective": "judges what the SLO profile adds",
     "comparison": "compares what was measured with --baseline",
     "disruptive": "reboots nodes, edits cluster-scoped objects or upgrades: needs --allow-disruptive on a real cluster",
 }
-SCENARIOS = tuple(name for name in MARKERS if name not in ("sweep", "comparison", "disruptive"))
+SCENARIOS = tuple(name for name in MARKERS if name not in ("sweep", "own_objective", "comparison", "disruptive"))
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 FROM_WORKERS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 
@@ -68,12 +69,14 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from .cluster.access import ClusterError
     from .run import Run
+    from .scenarios import check_profile
     from .settings import SettingsError
     from .slo.profile import ProfileError, load_profile
 
     try:
         settings = options.settings(config)
         profile = load_profile(*settings.slo)
+        check_profile(profile)
         run = Run(settings, profile)
         if not hasattr(config, "workerinput"):
             options.check_simulation(settings)
@@ -96,6 +99,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "vms" in metafunc.fixturenames and RUN in metafunc.config.stash:
         counts = metafunc.config.stash[RUN].settings.vms
         metafunc.parametrize("vms", counts, ids=[f"{count}-vms" for count in counts], scope="module")
+    if "own_objective" in metafunc.fixturenames and RUN in metafunc.config.stash:
+        from .scenarios import of_objective
+
+        own = metafunc.config.stash[RUN].profile.objectives
+        if own:
+            marks = [getattr(pytest.mark, of_objective(each).marker) for each in own]
+            metafunc.parametrize("own_objective", [pytest.param(each, marks=mark) for each, mark in zip(own, marks, strict=True)])
 
 
 @pytest.hookimpl(trylast=True)
@@ -116,10 +126,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     unneeded = [item for item in items if item.get_closest_marker("sweep") and not run.settings.is_sweep(scenarios([item]))]
     if not run.settings.baselines:
         unneeded += [item for item in items if item.get_closest_marker("comparison")]
+    unneeded += [item for item in items if item.get_closest_marker("own_objective") and not hasattr(item, "callspec")]
     if unneeded:
         items[:] = [item for item in items if item not in unneeded]
         config.hook.pytest_deselected(items=unneeded)
-    items.sort(key=lambda item: item.get_closest_marker("comparison") is not None)  # when everything is measured
+    items.sort(key=lambda item: bool(item.get_closest_marker("own_objective") or item.get_closest_marker("comparison")))  # when all is measured
     try:
         run.select(scenarios(items))
     except SettingsError as error:

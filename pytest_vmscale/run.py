@@ -22,6 +22,8 @@ from .scenarios import ALL, Scenario, named, of_objective
 from .settings import Settings, SettingsError
 from .slo.baseline import Conditions, conditions, differences
 from .slo.judge import Ruling, Verdict, verdict
+from .slo.own import judge as judge_own
+from .slo.own import with_severity
 from .slo.profile import Profile
 
 START_AND_STOP_WALL_SECONDS = 300.0  # starting and ending the cluster, logging in, drawing charts
@@ -159,7 +161,16 @@ class Run:
         """Keep a measurement, whole or partial, judge it, and write its files."""
         self.measurements.append(measurement)
         self._scenario_files.append((measurement, files))
-        judged = named(measurement.scenario).judge.judge(measurement, self.profile, self.tolerance_percent)
+        scenario, profile = named(measurement.scenario), self.profile
+        own = {id: each for id, each in profile.objectives.items() if of_objective(id) is scenario}
+        judged = with_severity(
+            (
+                *scenario.judge.judge(measurement, profile, self.tolerance_percent),
+                *judge_own(own, measurement, self.tolerance_percent, self.cluster_facts.get("worker_count")),
+            ),
+            profile.severity,
+            own,
+        )
         self.objectives.extend(judged)
         files.finish(measurement, judged, self._cleanup_state())
         if not measurement.complete:
@@ -177,7 +188,8 @@ class Run:
         if scenario.name not in self._judged_together:
             self._judged_together.add(scenario.name)
             taken = [each for each in self.measurements if each.scenario == scenario.name]
-            self.objectives.extend(scenario.judge.judge_together(taken, self.profile, self.tolerance_percent))
+            judged = scenario.judge.judge_together(taken, self.profile, self.tolerance_percent)
+            self.objectives.extend(with_severity(judged, self.profile.severity, {}))
 
     def compared(self) -> Compared | None:
         """What was measured so far against the baseline; None without one."""
@@ -305,6 +317,22 @@ class Check:
         """Over all measurements of a scenario."""
         self._run.judged_together(of_objective(objective_id))
         return self._assert(objective_id, measurements, None)
+
+    def check_own(self, objective_id: str) -> None:
+        """An objective that the profile adds, of every measurement of its scenario."""
+        __tracebackhide__ = True
+        name = of_objective(objective_id).name
+        taken = [each for each in self._run.measurements if each.scenario == name]
+        if not taken:
+            raise MeasurementFailed(f"nothing was measured that {objective_id} could be judged of")
+        broken = []
+        for each in taken:
+            try:
+                self._assert(objective_id, [each], each.scope)
+            except SloBreach as error:
+                broken.append(str(error))
+        if broken:
+            raise SloBreach("\n".join(broken))
 
     def check_no_regression(self, scenario: Scenario) -> None:
         """Of all measurements of a scenario against the baseline's."""

@@ -188,7 +188,7 @@ def _description(objective: Objective, subtitle: str) -> str:
     told += "".join(f"| {name} | {value.replace('|', '/')} |\n" for name, value in figures if value)
     if objective.why:
         told += f"\n{objective.why}\n"
-    if objective.outcome is Outcome.REPORTED:
+    if objective.outcome is Outcome.REPORTED and objective.limit is None:
         told += "\nReported, not judged: the profile gives no limit.\n"
     return told
 

@@ -57,7 +57,7 @@ def objective_lines(objectives: Sequence[Objective]) -> list[str]:
     reported: dict[str, list[Objective]] = {}
     lines = [f"{'Objective':<40} {'measured':>14} {'limit':>10} {'margin':>9}  {'verdict':<12} source"]
     for each in objectives:
-        if each.outcome is Outcome.REPORTED:
+        if each.outcome is Outcome.REPORTED and each.limit is None:
             reported.setdefault(each.scope, []).append(each)
             continue
         title = cut(f"{each.title}, {each.scope}" if several and each.scope else each.title, 40)

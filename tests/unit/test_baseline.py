@@ -126,7 +126,7 @@ def rates(seed: int, factor: float = 1.0, moved: float = 10.0) -> Measurement:
         )
         for index in range(500)
     )
-    return replace(make_measurement([1.0]), records=records, details={"moved_per_second": moved}, duration_seconds=60.0)
+    return replace(make_measurement([1.0]), records=records, details={"moved_per_second": moved}, parameters={"vms": 500})
 
 
 def test_of_rates_less_is_worse_and_their_tail_is_the_low_one():

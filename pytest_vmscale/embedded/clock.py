@@ -12,6 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 # Object timestamps lie this far behind the wall at the start: cluster time runs ahead, and a client that
 # computes an age from its own clock must not meet a creationTimestamp from the future.
 EPOCH_BEHIND_WALL_SECONDS = 24 * 3600.0
+
+# How late the task at hand is, in cluster seconds: a busy event loop comes to it so long after the time that it slept until.
+_late: ContextVar[float] = ContextVar("late", default=0.0)
 
 
 class SimClock:
@@ -78,10 +82,24 @@ class SimClock:
         """Return at this cluster time; at once, but after other tasks had their turn, if it has passed."""
         if when <= self.now():
             await asyncio.sleep(0)
-            return
-        future = asyncio.get_running_loop().create_future()
-        self.call_at(when, lambda: None if future.done() else future.set_result(None))
-        await future
+        else:
+            future = asyncio.get_running_loop().create_future()
+            self.call_at(when, lambda: None if future.done() else future.set_result(None))
+            await future
+        self.done_at(when)
+
+    def due(self) -> float:
+        """The time by which the task at hand would be here on a machine that is never late: now, or somewhat before."""
+        return self.now() - _late.get()
+
+    def done_at(self, when: float) -> None:
+        """The task at hand has done something that took until then, and did not wait for it."""
+        _late.set(max(0.0, self.now() - when))
+
+    @staticmethod
+    def in_time() -> None:
+        """The task at hand has waited for somebody else: it is not late any more."""
+        _late.set(0.0)
 
     async def sleep(self, seconds: float) -> None:
         await self.sleep_until(self.now() + seconds)

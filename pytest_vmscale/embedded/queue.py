@@ -23,17 +23,20 @@ class TokenBucket:
         self._tokens, self._at = float(burst), clock.now()
         self.taken = 0
 
-    async def take(self, tokens: float = 1.0) -> None:
-        """`tokens` other than 1: a request that costs more, on a cluster that is made slower."""
+    async def take(self, tokens: float = 1.0) -> float:
+        """`tokens` other than 1: a request that costs more, on a cluster that is made slower. Returns the time at which they were there."""
         self.taken += 1
         if self.qps is None:
-            return
+            return self._clock.due()
         now = self._clock.now()
         self._tokens = min(float(self.burst), self._tokens + (now - self._at) * self.qps)
         self._at = now
         self._tokens -= tokens  # a debt is a place in the queue
-        if self._tokens < 0:
-            await self._clock.sleep_until(now - self._tokens / self.qps)
+        if self._tokens >= 0:
+            return self._clock.due()
+        there = now - self._tokens / self.qps
+        await self._clock.sleep_until(there)
+        return there
 
 
 class WorkQueue:
@@ -44,6 +47,7 @@ class WorkQueue:
         self._queue: deque[Hashable] = deque()
         self._dirty: set[Hashable] = set()
         self._processing: set[Hashable] = set()
+        self._waiting: dict[Hashable, float] = {}  # until when
         self._wakeup: deque[asyncio.Future[None]] = deque()
 
     def __len__(self) -> int:
@@ -57,13 +61,23 @@ class WorkQueue:
             self._push(key)
 
     def add_after(self, key: Hashable, seconds: float) -> None:
-        self._clock.call_later(seconds, lambda: self.add(key))
+        """A key waits once, for the earliest time that was asked for."""
+        when = self._clock.now() + seconds
+        if self._waiting.get(key, when + 1) > when:
+            self._waiting[key] = when
+            self._clock.call_at(when, lambda: self._waited(key, when))
+
+    def _waited(self, key: Hashable, when: float) -> None:
+        if self._waiting.get(key) == when:  # not put forward since
+            del self._waiting[key]
+            self.add(key)
 
     async def get(self) -> Hashable:
         while not self._queue:
             future = asyncio.get_running_loop().create_future()
             self._wakeup.append(future)
             await future
+            self._clock.in_time()
         key = self._queue.popleft()
         self._dirty.discard(key)
         self._processing.add(key)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from ..api.store import Object
+from ..api.store import Entry, Object
 from .common import Cluster, milli
 
 
@@ -32,10 +33,21 @@ class MigrationConfig:
             "unsafeMigrationOverride": bool(self.given.get("unsafeMigrationOverride", False))}
 
 
+def _configuration(cluster: Cluster) -> Object:
+    """spec.configuration of the KubeVirt object, for reading only."""
+    entries = cluster.resources.store.entries(cluster.resources.kind("kubevirts.kubevirt.io"))
+    return _decoded_configuration(entries[0]) if entries else {}
+
+
+@lru_cache(maxsize=8)
+def _decoded_configuration(entry: Entry) -> Object:
+    found: Object = entry.obj["spec"].get("configuration") or {}
+    return found
+
+
 def migration_config(cluster: Cluster) -> MigrationConfig:
     timing: Any = cluster.timing.migration
-    found = cluster.resources.list(cluster.resources.kind("kubevirts.kubevirt.io"))
-    given: Object = (found[0]["spec"].get("configuration") or {}).get("migrations") or {} if found else {}
+    given: Object = _configuration(cluster).get("migrations") or {}
 
     def whole(name: str, default: float) -> int:
         return int(given.get(name, default))
@@ -48,9 +60,5 @@ def migration_config(cluster: Cluster) -> MigrationConfig:
 
 def eviction_strategy(cluster: Cluster, vmi: Object) -> str | None:
     """The VMI's own, or else the cluster's; None where neither says anything."""
-    own = vmi["spec"].get("evictionStrategy")
-    if own:
-        return str(own)
-    found = cluster.resources.list(cluster.resources.kind("kubevirts.kubevirt.io"))
-    strategy = (found[0]["spec"].get("configuration") or {}).get("evictionStrategy") if found else None
+    strategy = vmi["spec"].get("evictionStrategy") or _configuration(cluster).get("evictionStrategy")
     return str(strategy) if strategy else None

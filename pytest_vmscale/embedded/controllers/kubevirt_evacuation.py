@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..api.errors import ApiError
 from ..api.store import Change, Key, Object
 from ..queue import Workers
-from .common import Cluster, decoded, key_of
-from .kubevirt_client import Client, has_condition, is_deleting, is_final
+from .common import Cluster, decoded
+from .kubevirt_client import Client, has_condition, is_deleting, is_final, phase_of
 from .kubevirt_config import eviction_strategy, migration_config
-from .kubevirt_migration import EVACUATION, FINALIZER, VMI_NAME, Migrations
+from .kubevirt_migration import EVACUATION, FINAL, FINALIZER, VMI_NAME, Migrations
 from .pods import is_finished, is_launcher
 
 WEBHOOK = "virt-launcher-eviction-interceptor.kubevirt.io"
@@ -51,6 +53,27 @@ class EvictionWebhook:
         raise _refused(triggered)
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What tells of a VMI whether it is to be evacuated, so that it need not be read again and again."""
+
+    node: str = ""
+    leaving: str = ""  # the node that it was evicted from
+    strategy: str | None = None
+    migratable: bool = False
+    ending: bool = False
+    pods: int = 0
+
+    @classmethod
+    def of(cls, vmi: Object) -> Seen:
+        status = vmi.get("status") or {}
+        return cls(status.get("nodeName") or "", status.get("evacuationNodeName") or "", vmi["spec"].get("evictionStrategy"),
+                   has_condition(vmi, "LiveMigratable"), is_final(vmi) or is_deleting(vmi), len(status.get("activePods") or {}))
+
+
+NOWHERE = Seen()
+
+
 class Evacuations:
     """Makes a migration of each VMI that is marked, or whose node has the drain taint, as far as its release lets it."""
 
@@ -61,8 +84,7 @@ class Evacuations:
         self._vmis, self._nodes = kind("virtualmachineinstances.kubevirt.io"), kind("nodes")
         self._migrations = kind("virtualmachineinstancemigrations.kubevirt.io")
         self._on_node: dict[str, set[Key]] = {}
-        self._node_of: dict[Key, str] = {}
-        self._marked: dict[Key, str] = {}  # the node that each VMI is to leave
+        self._seen: dict[Key, Seen] = {}
         self._tainted: set[str] = set()
         self._workers = Workers("virt-controller-evacuation", cluster.clock, self._timing.controller_workers, self._reconcile)
 
@@ -78,29 +100,29 @@ class Evacuations:
         await self._workers.stop()
 
     def _vmi_changed(self, change: Change) -> None:
-        status: Object = {} if change.type == "DELETED" else decoded(change.new).get("status") or {}
-        node, marked = str(status.get("nodeName") or ""), str(status.get("evacuationNodeName") or "")
-        before = self._node_of.get(change.key, "")
-        if node != before:
-            self._on_node.get(before, set()).discard(change.key)
-            if node:
-                self._on_node.setdefault(node, set()).add(change.key)
-                self._node_of[change.key] = node
-            else:
-                self._node_of.pop(change.key, None)
-        if marked:
-            self._marked[change.key] = marked
+        before = self._seen.get(change.key, NOWHERE)
+        seen = NOWHERE if change.type == "DELETED" else Seen.of(decoded(change.new))
+        if seen == before:
+            return
+        if seen.node != before.node:
+            self._on_node.get(before.node, set()).discard(change.key)
+            if seen.node:
+                self._on_node.setdefault(seen.node, set()).add(change.key)
+        if seen.node:
+            self._seen[change.key] = seen
         else:
-            self._marked.pop(change.key, None)
-        if node and (marked or node in self._tainted):
-            self._workers.queue.add(node)
+            self._seen.pop(change.key, None)
+        if seen.node and (seen.leaving == seen.node or seen.node in self._tainted):
+            self._workers.queue.add(seen.node)
 
     def _migration_changed(self, change: Change) -> None:
+        """One that comes or ends changes what there is to do; what phase it is in does not."""
         migration = decoded(change.new)
-        key = (change.key[0], str(migration["spec"].get("vmiName", "")))
-        node = self._node_of.get(key, "")
-        if node and (key in self._marked or node in self._tainted):
-            self._workers.queue.add(node)
+        if change.type == "MODIFIED" and phase_of(migration) not in FINAL:
+            return
+        seen = self._seen.get((change.key[0], str(migration["spec"].get("vmiName", ""))), NOWHERE)
+        if seen.node and (seen.leaving or seen.node in self._tainted):
+            self._workers.queue.add(seen.node)
 
     def _node_changed(self, change: Change) -> None:
         taints = decoded(change.new)["spec"].get("taints") or ()
@@ -125,37 +147,37 @@ class Evacuations:
             if free <= 0:
                 self._workers.queue.add_after(node, self._timing.evacuation_retry_seconds)
                 return
-        for vmi in stuck[: max(0, free - len(candidates))]:
-            self._client.event(vmi, "FailedCreate", "VirtualMachineInstance is not migrateable")
+        for key in stuck[: max(0, free - len(candidates))]:
+            self._client.event(self._resources.get(self._vmis, *key), "FailedCreate", "VirtualMachineInstance is not migrateable")
             self._workers.queue.add_after(node, self._timing.evacuation_warning_seconds)
-        for vmi in candidates[:free]:
-            if self._all.unfinished_of(key_of(vmi)):
-                continue
-            migration: Object = {
-                "metadata": {"generateName": "kubevirt-evacuation-", "namespace": vmi["metadata"]["namespace"], "annotations": {EVACUATION: node},
-                             "labels": {VMI_NAME: vmi["metadata"]["name"]}, "finalizers": [FINALIZER]},
-                "spec": {"vmiName": vmi["metadata"]["name"], **({"priority": "system-critical"} if self._timing.priorities else {})}}
-            created = await self._client.create(self._migrations, migration)
-            self._cluster.truth.write("migration-created", *key_of(vmi), migration=created["metadata"]["name"])
-            self._client.event(vmi, "SuccessfulCreate", f"Created Migration {created['metadata']['name']}")
+        for key in candidates[:free]:
+            if not self._all.unfinished_of(key):
+                await self._evacuate(key, node)
         if len(candidates) > free:
             self._workers.queue.add_after(node, self._timing.evacuation_retry_seconds)
 
-    def _candidates(self, node: str) -> tuple[list[Object], list[Object]]:
+    async def _evacuate(self, key: Key, node: str) -> None:
+        migration: Object = {
+            "metadata": {"generateName": "kubevirt-evacuation-", "namespace": key[0], "annotations": {EVACUATION: node},
+                         "labels": {VMI_NAME: key[1]}, "finalizers": [FINALIZER]},
+            "spec": {"vmiName": key[1], **({"priority": "system-critical"} if self._timing.priorities else {})}}
+        name = (await self._client.create(self._migrations, migration))["metadata"]["name"]
+        self._cluster.truth.write("migration-created", *key, migration=name)
+        vmi = self._resources.find(self._vmis, *key)
+        if vmi is not None:
+            self._client.event(vmi, "SuccessfulCreate", f"Created Migration {name}")
+
+    def _candidates(self, node: str) -> tuple[list[Key], list[Key]]:
         """The VMIs that are to leave this node and are not leaving yet: those that can migrate, and those that cannot."""
-        able: list[Object] = []
-        unable: list[Object] = []
+        able: list[Key] = []
+        unable: list[Key] = []
         for key in sorted(self._on_node.get(node, ())):
-            if node not in self._tainted and self._marked.get(key) != node:
+            seen = self._seen[key]
+            if seen.ending or (seen.leaving != node and node not in self._tainted) or self._all.unfinished_of(key):
                 continue
-            vmi = self._resources.find(self._vmis, *key)
-            if vmi is None or is_final(vmi) or is_deleting(vmi) or self._all.unfinished_of(key):
-                continue
-            strategy, migratable = eviction_strategy(self._cluster, vmi), has_condition(vmi, "LiveMigratable")
-            if strategy != "LiveMigrate" and not (strategy == "LiveMigrateIfPossible" and migratable):
-                continue
-            if not migratable:
-                unable.append(vmi)
-            elif len(vmi["status"].get("activePods") or {}) <= 1:
-                able.append(vmi)
+            strategy = eviction_strategy(self._cluster, {"spec": {"evictionStrategy": seen.strategy}})
+            if strategy == "LiveMigrate" and not seen.migratable:
+                unable.append(key)
+            elif strategy in ("LiveMigrate", "LiveMigrateIfPossible") and seen.migratable and seen.pods <= 1:
+                able.append(key)
         return able, unable

@@ -156,10 +156,9 @@ class Migrations:
         state = state_of(vmi, uid)
         if is_deleting(vmi) or state.get("completed"):
             return
-        if phase in ("Pending", "Scheduling") or (phase == "Scheduled" and not state):
-            if is_deleting(migration):
-                await self._cancel(migration, pod)
-                return
+        if (phase in ("Pending", "Scheduling") or (phase == "Scheduled" and not state)) and is_deleting(migration):
+            await self._cancel(migration, pod)
+            return
         if phase == "Pending" and pod is None:
             if not self._backs_off(migration, key, vmi):
                 await self._create_target(migration, key, vmi)

@@ -13,7 +13,7 @@ from .common import Cluster, decoded
 from .kubevirt_client import NODE_LABEL, is_deleting, is_final
 from .kubevirt_config import migration_config
 from .kubevirt_handler import VirtHandlers
-from .kubevirt_migration import TARGET_NODE, state_of
+from .kubevirt_migration import state_of
 from .kubevirt_migration_network import Network, Stream
 from .kubevirt_pod import guest_memory_bytes
 

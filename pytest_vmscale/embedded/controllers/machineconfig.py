@@ -10,7 +10,7 @@ import yaml
 from ..api.store import Object
 from .common import Cluster
 from .machineconfig_daemon import Daemons
-from .machineconfig_drain import Drains
+from .machineconfig_drain import Drainer, Drains
 from .machineconfig_kubelet import KUBELET_CONF, KubeletConfigs, Kubelets
 from .machineconfig_names import CONFIGS, CURRENT, DESIRED, DESIRED_DRAIN, GENERATED_BY, LAST_DRAIN, POOLS, ROLE, generated_by
 from .machineconfig_pools import Pools, Renderer
@@ -33,8 +33,9 @@ class MachineConfigOperator:
         self._kubelets = Kubelets(cluster)
         kubelet_confs = {role: names[f"01-{role}-kubelet"]["files"][KUBELET_CONF] for role, names in self.templates.items()}
         self._kubelet_configs = KubeletConfigs(cluster, {role: yaml.safe_load(text) for role, text in kubelet_confs.items()})
-        self._daemons = Daemons(cluster, self._kubelets)
-        self._parts = (self._kubelets, self._kubelet_configs, self._renderer, self._pool_controller, Drains(cluster), self._daemons)
+        drainer = Drainer(cluster)
+        self._daemons = Daemons(cluster, self._kubelets, drainer)
+        self._parts = (self._kubelets, self._kubelet_configs, self._renderer, self._pool_controller, Drains(cluster, drainer), self._daemons)
 
     def serve(self, server: ApiServer) -> None:
         self._kubelets.serve(server)
@@ -61,10 +62,16 @@ class MachineConfigOperator:
             for node in self._pool_controller.members.of(name):
                 rendered = self._resources.get(self._pools, "", name)["spec"]["configuration"]["name"]
                 self._resources.modify(self._nodes, "", node["metadata"]["name"], lambda node, rendered=rendered: node["metadata"].setdefault(  # type: ignore[misc]
-                    "annotations", {}).update({CURRENT: rendered, DESIRED: rendered, DESIRED_DRAIN: f"uncordon-{rendered}",
-                                               LAST_DRAIN: f"uncordon-{rendered}"}))
+                    "annotations", {}).update(self._notes(rendered)))
                 self._kubelets.boot(node["metadata"]["name"], rendered)
             self._pool_controller.report(name)
+
+    def _notes(self, rendered: str) -> dict[str, str]:
+        """What a node that was once updated to this config says."""
+        notes = {CURRENT: rendered, DESIRED: rendered}
+        if self._cluster.timing.machine_config.drained_by == "controller":
+            notes.update({DESIRED_DRAIN: f"uncordon-{rendered}", LAST_DRAIN: f"uncordon-{rendered}"})
+        return notes
 
 
 def machine_config(cluster: Cluster, name: str, role: str, template: Object) -> Object:

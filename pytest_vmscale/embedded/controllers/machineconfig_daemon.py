@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..api.errors import not_found
 from ..api.store import Change, Object
+from ..queue import TokenBucket
 from .common import Cluster, decoded
 from .events import Recorder
+from .machineconfig_drain import Drainer
 from .machineconfig_names import (
     CONFIGS,
     CURRENT,
@@ -44,11 +46,13 @@ class Unreconcilable(UpdateError):
 class Daemons:
     """One daemon for each node. A daemon works only while its machine has power."""
 
-    def __init__(self, cluster: Cluster, kubelets: Kubelets) -> None:
+    def __init__(self, cluster: Cluster, kubelets: Kubelets, drainer: Drainer) -> None:
         self._cluster, self._resources, self._clock, self._kubelets = cluster, cluster.resources, cluster.clock, kubelets
         self._timing: Any = cluster.timing.machine_config
         self._nodes, self._configs = cluster.resources.kind("nodes"), cluster.resources.kind(CONFIGS)
         self._events = Recorder(cluster)
+        self._drainer = drainer
+        self._clients: dict[str, TokenBucket] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._pending: dict[str, str] = {}  # by node: what is on its disk, if that is not its current config yet
 
@@ -146,7 +150,9 @@ class Daemons:
             message = f"can't reconcile config {current} with {desired}: {error}"
             self._event(name, "FailedToReconcile", message, "Warning")
             raise Unreconcilable(message) from None
-        if changes.drain:
+        if changes.drain and self._timing.drained_by == "daemon":
+            await self._drain(name)
+        elif changes.drain:
             await self._drained(name, desired)
         await self._powered(name)
         await self._write(name, new, old, changes)
@@ -160,6 +166,26 @@ class Daemons:
             self._event(name, "SkipReboot", "Config changes do not require reboot.")
         if annotation(self._node(name), DESIRED) == desired:  # else that is next, and the node stays cordoned for it
             await self._complete(name, desired)
+
+    def _client(self, name: str) -> TokenBucket:
+        """The daemon's own, where it drains by itself."""
+        return self._clients.setdefault(name, self._drainer.client())
+
+    async def _drain(self, name: str) -> None:
+        """Cordon and drain this node, as daemons did before there was a controller for it."""
+        client, timing = self._client(name), self._timing
+        await self._drainer.cordon(name, True, client)
+        self._event(name, "Cordon", "Cordoned node to apply update")
+        self._event(name, "Drain", "Draining node to update config.")
+        give_up, failures = self._clock.now() + timing.drain_timeout_seconds, 0
+        while await self._drainer.drain(name, client):
+            failures += 1
+            await self._clock.sleep(timing.drain_slow_retry_seconds if failures > timing.daemon_drain_tries else timing.drain_retry_seconds)
+            if self._clock.now() >= give_up:
+                message = f"failed to drain node : {name} after 1 hour"
+                self._event(name, "FailedToDrain", message, "Warning")
+                raise UpdateError(message)
+        self._cluster.truth.write("node-drained", "", name)
 
     async def _drained(self, name: str, desired: str) -> None:
         """Ask the controller to cordon and drain this node, and wait for it."""
@@ -220,7 +246,10 @@ class Daemons:
     async def _complete(self, name: str, desired: str) -> None:
         """The node is in its config: have it uncordoned, and say so."""
         request = f"uncordon-{desired}"
-        if annotation(self._node(name), LAST_DRAIN) != request:
+        if self._timing.drained_by == "daemon":
+            await self._drainer.cordon(name, False, self._client(name))
+            self._event(name, "Uncordon", f"Update completed for config {desired} and node has been uncordoned")
+        elif annotation(self._node(name), LAST_DRAIN) != request:
             self._annotate(name, {DESIRED_DRAIN: request})
             if not await self._applied(name, self._timing.uncordon_timeout_seconds):
                 message = f"failed to uncordon node: {name} after 10 minutes. Please see machine-config-controller logs for more information"

@@ -391,7 +391,7 @@ def test_the_migration_state_fills_in_the_recorded_order(streams: dict[str, list
     real = stages([each for each in recorded("vmi") if "deletionTimestamp" not in each["metadata"]], state_fields)
     ours = stages(streams["vmi"], state_fields)
     known = real[-1]
-    assert stages([{"x": each & known} for each in ours], lambda each: each["x"]) == [each for each in real]
+    assert stages([{"x": each & known} for each in ours], lambda each: each["x"]) == list(real)
     last, real_last = streams["vmim"][-1]["status"]["migrationState"], recorded("vmim")[-1]["status"]["migrationState"]
     newer = {"maxDowntimeMs", "utilityVolumesTimeout"}
     assert set(real_last) <= set(last)

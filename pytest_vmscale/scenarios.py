@@ -113,7 +113,7 @@ class Scenario:
 
 
 ALL = (
-    Scenario("datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=60.0, record=DeployRecord),
+    Scenario("datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=30.0, record=DeployRecord),
     Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0, record=BootRecord),
     Scenario("fio", "latency", "latency", "I/O latency", "latency", speed=100.0, record=LatencyRecord),
     Scenario("upgrade", "upgrade", "upgrade", "Cluster upgrade", "upgrade", speed=60.0, disruptive=True, record=UpgradeRecord),

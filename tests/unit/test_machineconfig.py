@@ -106,7 +106,7 @@ def test_a_cluster_at_rest_is_updated_and_says_what_it_was_rendered_from():
 
 def test_a_new_zone_takes_its_nodes_without_a_reboot_and_its_config_reboots_them_alone():
     async def scenario():
-        async with operator(workers=3) as cluster:
+        async with operator(workers=3, drained_by="controller") as cluster:
             before = boots(cluster, 3)
             await zone(cluster, 0, 1)
             assert boots(cluster, 3) == before and not events(cluster, "Cordon")
@@ -259,7 +259,7 @@ async def with_pod(cluster, name="held"):
 
 def test_a_drain_that_a_budget_blocks_is_tried_again_as_the_operator_does():
     async def scenario():
-        async with operator(workers=2, speed=2000) as cluster:
+        async with operator(workers=2, speed=2000, drained_by="controller") as cluster:
             await with_pod(cluster)
             budget(cluster, minAvailable=1)
             await zone(cluster, 0)
@@ -300,9 +300,9 @@ def test_a_drain_takes_every_pod_but_those_of_daemon_sets():
     asyncio.run(scenario())
 
 
-def test_one_client_serves_all_drains():
+def test_one_client_serves_all_drains_of_the_controller():
     async def scenario():
-        async with operator(workers=4, drain_client_qps=2, drain_client_burst=1) as cluster:
+        async with operator(workers=4, drained_by="controller", drain_client_qps=2, drain_client_burst=1) as cluster:
             cluster.create("namespaces", {"metadata": {"name": "ns"}})
             for index in range(40):
                 cluster.pod(f"p{index}", nodeName=f"worker-{index % 4:03d}")

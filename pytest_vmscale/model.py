@@ -110,6 +110,10 @@ class Record:
     def succeeded(self) -> bool:
         return self.status is Status.SUCCESS
 
+    def applies(self, metric: str) -> bool:
+        """Whether a VM of its kind has this metric at all: one that does not is in no sample of it, neither measured nor missing."""
+        return True
+
     def value(self, metric: str) -> float | None:
         """A metric's value; None if it was not measured, or is the outcome of a VM that did not succeed."""
         found: float | None = getattr(self, metric)
@@ -260,6 +264,48 @@ class UpgradeRecord(Record):
     io_upgrade_mean_seconds: float | None = None
 
 
+LIVE_MIGRATION, RESTART = "live-migration", "restart"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigrationRecord(Record):
+    """One VM that was to leave its node. `requested_at` is when that was asked of it: its pod's eviction was seen, or, where the run asks
+    for each migration itself, just before its request. `node`: where it runs in the end.
+
+    moves_by: live-migration or restart, as its eviction strategy has it; the two are never in one sample. Of the migration that took it
+    off its first node: queued (created, until its target pod is made), prepared (until the target is ready), and its duration: from
+    the source's start to the end, as the VMI's migrationState has them. Of a restart: from the eviction, and from the new VMI's
+    Scheduling, until that is Running. failures: why earlier migrations failed. migrations, restarts: all that it went through.
+    """
+
+    METRICS = (
+        "time_to_moved_seconds",
+        "migration_duration_seconds",
+        "migration_queued_seconds",
+        "migration_prepared_seconds",
+        "restart_duration_seconds",
+        "restart_start_seconds",
+    )
+    OUTCOME = "time_to_moved_seconds"
+    FIGURES = ("vms_off_seconds", "node_wait_seconds")
+
+    moves_by: str
+    node_before: str | None = None
+    time_to_moved_seconds: float | None = None  # it runs on another node
+    migration_duration_seconds: float | None = None
+    migration_queued_seconds: float | None = None
+    migration_prepared_seconds: float | None = None
+    restart_duration_seconds: float | None = None
+    restart_start_seconds: float | None = None
+    migrations: int = 0
+    restarts: int = 0
+    failures: tuple[str, ...] = ()
+
+    def applies(self, metric: str) -> bool:
+        kind = metric.partition("_")[0]
+        return kind not in ("migration", "restart") or kind == ("restart" if self.moves_by == RESTART else "migration")
+
+
 @dataclass(frozen=True)
 class Gap:
     """A time in which a watch was blind: from its break to the relist that mended it. Seconds from the start."""
@@ -313,8 +359,8 @@ class Measurement:
         return tuple(record for record in self.records if not record.succeeded)
 
     def sample(self, metric: str) -> Sample:
-        """All records' values of a metric (a Record's field): those not measured are censored, not dropped."""
-        return Sample(record.value(metric) for record in self.records)
+        """The records' values of a metric (a Record's field): those not measured are censored, not dropped."""
+        return Sample(record.value(metric) for record in self.records if record.applies(metric))
 
 
 class Sample:

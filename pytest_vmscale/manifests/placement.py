@@ -18,6 +18,7 @@ class Placement:
     nodes: tuple[str, ...] = ()
     per_node: int = 0
     even: bool = False
+    closed_label: str = ""
 
     @classmethod
     def spread(cls) -> Placement:
@@ -41,6 +42,12 @@ class Placement:
         """On the nodes that have this label."""
         return cls(node_selector={label: value})
 
+    @classmethod
+    def where_open(cls, closed_label: str) -> Placement:
+        """On the nodes that do not have this label. Other than a selector's, this need not hold them there: once no node has the label they
+        may go anywhere."""
+        return cls(closed_label=closed_label)
+
     @property
     def room(self) -> int | None:
         """How many VMs it has a place for; None for any number."""
@@ -54,10 +61,18 @@ class Placement:
                 raise ValueError(f"VM {index} has no place: {self.per_node} on each of {len(self.nodes)} nodes")
             selector[HOSTNAME] = self.nodes[index // self.per_node]
         found: Manifest = {"nodeSelector": selector} if selector else {}
+        if self.closed_label:
+            found["affinity"] = away_from(self.closed_label)
         if self.even:
             constraint = {"maxSkew": 1, "topologyKey": HOSTNAME, "whenUnsatisfiable": "ScheduleAnyway"}
             found["topologySpreadConstraints"] = [{**constraint, "labelSelector": {"matchLabels": dict(labels)}}]
         return found
+
+
+def away_from(label: str) -> Manifest:
+    """An affinity: not to nodes that have this label."""
+    terms = [{"matchExpressions": [{"key": label, "operator": "DoesNotExist"}]}]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
 
 ANYWHERE = Placement()

@@ -282,7 +282,7 @@ def _values(measurement: Measurement, metric: str, lower_is_better: bool) -> Val
     import numpy as np
 
     worst = math.inf if lower_is_better else -math.inf
-    values = (record.value(metric) for record in measurement.records)
+    values = (record.value(metric) for record in measurement.records if record.applies(metric))
     return np.sort(np.array([worst if value is None else value for value in values], dtype=np.float64))
 
 

@@ -136,7 +136,7 @@ def _value(wanted: OwnObjective, measurement: Measurement, more_is_better: bool)
         if not isinstance(value, int | float) or isinstance(value, bool):
             return None, f"{wanted.metric} was not measured"
         return float(value), ""
-    records = [each for each in measurement.records if wanted.os in (None, each.os)]
+    records = [each for each in measurement.records if wanted.os in (None, each.os) and each.applies(wanted.metric)]
     if not records:
         return None, f"no {wanted.os} VM was measured"
     worst = -math.inf if more_is_better else math.inf

@@ -21,8 +21,9 @@ SSH_BANNER = b"SSH-2.0"
 CONNECT_TIMEOUT_SHARE = 0.9
 # Once connected, waiting loses nothing: the banner is stamped when it comes, and a busy guest may be slow to send it.
 BANNER_TIMEOUT_SECONDS = 10.0
-# However fast cluster time runs, a connection is made on the wall's.
-TIMEOUT_FLOOR_WALL_SECONDS = 0.25
+# However fast cluster time runs, a connection is made on the wall's, and a server that is behind is not helped by being asked again.
+CONNECT_FLOOR_WALL_SECONDS = 0.25
+BANNER_FLOOR_WALL_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,12 @@ async def probe_until_up(probing: Probing, route: Route, clock: Clock, interval_
 
 async def answer(route: Route, target: Target, readiness: Readiness, clock: Clock, interval_seconds: float) -> float:
     """The stamp (of time.monotonic()) of the answer to one probe. OSError if there was none in time."""
-    async with asyncio.timeout(_wall(clock, interval_seconds * CONNECT_TIMEOUT_SHARE)):
+    async with asyncio.timeout(max(clock.wall(interval_seconds * CONNECT_TIMEOUT_SHARE), CONNECT_FLOOR_WALL_SECONDS)):
         connection = await route.connect(target)
     try:
         if not readiness.banner:
             return time.monotonic()
-        async with asyncio.timeout(_wall(clock, BANNER_TIMEOUT_SECONDS)):
+        async with asyncio.timeout(max(clock.wall(BANNER_TIMEOUT_SECONDS), BANNER_FLOOR_WALL_SECONDS)):
             return await _banner(connection)
     finally:
         with contextlib.suppress(OSError):
@@ -99,10 +100,6 @@ async def _banner(connection: Connection) -> float:
         if len(seen) > 8192:
             break
     raise ConnectionError(f"no SSH banner but {seen[:40]!r}" if seen else "connection closed before the SSH banner")
-
-
-def _wall(clock: Clock, seconds: float) -> float:
-    return max(clock.wall(seconds), TIMEOUT_FLOOR_WALL_SECONDS)
 
 
 def allow_open_files(wanted: int) -> int:

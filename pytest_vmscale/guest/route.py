@@ -181,7 +181,12 @@ class SocketConnection:
         await asyncio.get_running_loop().sock_sendall(self._socket, data)
 
     async def close(self) -> None:
-        self._socket.close()
+        if self._socket.fileno() >= 0:
+            # Somebody may be waiting for it still: the loop must not take the next socket of this number for this one.
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket)
+            loop.remove_writer(self._socket)
+            self._socket.close()
 
 
 class _Streams:

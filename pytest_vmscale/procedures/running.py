@@ -14,6 +14,9 @@ from ..model import Fleet, Guest
 from .fleet import FleetError, OnProgress, Wait, unfinished_error
 from .vmi import VMIS, Vmi
 
+# Nothing is measured here: where cluster time runs fast, a guest is not asked again and again while the cluster is busy starting it.
+PROBE_FLOOR_WALL_SECONDS = 1.0
+
 
 async def start_all(
     cluster: Cluster,
@@ -30,6 +33,7 @@ async def start_all(
     not by the deadline."""
     allow_open_files(3 * len(fleet.guests) + 256)
     wait = Wait(clock, deadline_seconds, on_progress)
+    interval_seconds = max(interval_seconds, clock.rate * PROBE_FLOOR_WALL_SECONDS)
     guests = {guest.key: guest for guest in fleet.guests}
     probings: dict[str, Probing] = {}
     tasks: dict[str, asyncio.Task[None]] = {}

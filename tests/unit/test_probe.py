@@ -19,7 +19,7 @@ from pytest_vmscale.clock import Clock
 from pytest_vmscale.cluster.access import ClusterError, JumpHost
 from pytest_vmscale.guest.login import Credentials, LoginError, run_command
 from pytest_vmscale.guest.probe import Probing, Readiness, allow_open_files, probe_until_up
-from pytest_vmscale.guest.route import Connection, DirectRoute, JumpHostRoute, Route, Target
+from pytest_vmscale.guest.route import Connection, DirectRoute, JumpHostRoute, Route, SocketConnection, Target
 
 INTERVAL_SECONDS = 2.0
 RATE = 100.0
@@ -246,6 +246,46 @@ def test_a_login_runs_a_command(tmp_path: Path, via: str) -> None:
     threads = threading.active_count()
     asyncio.run(run())
     assert threading.active_count() <= threads + 1  # paramiko's thread of a connection that was closed may still be ending
+
+
+def test_a_connection_that_is_closed_while_it_is_read_does_not_harm_the_next_one() -> None:
+    async def run() -> bytes:
+        first, peer = socket.socketpair()
+        first.setblocking(False)
+        closed, number = SocketConnection(first), first.fileno()
+        reading = asyncio.create_task(closed.read())
+        await asyncio.sleep(0)
+        await closed.close()
+        second, other = socket.socketpair()
+        assert second.fileno() == number
+        second.setblocking(False)
+        other.sendall(b"for the second")
+        try:
+            return await SocketConnection(second).read()  # once FileNotFoundError, of the loop's own books
+        finally:
+            reading.cancel()
+            for each in (peer, second, other):
+                each.close()
+
+    assert asyncio.run(run()) == b"for the second"
+
+
+def test_a_guest_that_is_slow_to_send_its_banner_is_asked_once_however_fast_time_runs() -> None:
+    """Asked again and again, a cluster that is behind falls further behind."""
+
+    async def run() -> Probing:
+        async def greet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(0.5)
+            writer.write(b"SSH-2.0-x\r\n")
+
+        server = await asyncio.start_server(greet, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        probing = Probing(Target("ns", "vm", "127.0.0.1", port), Readiness.ssh(port))
+        await probe_until_up(probing, DirectRoute(), Clock(600.0), INTERVAL_SECONDS)
+        server.close()
+        return probing
+
+    assert asyncio.run(run()).probes == 1
 
 
 def test_a_jump_host_probes(tmp_path: Path) -> None:

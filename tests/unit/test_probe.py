@@ -259,9 +259,10 @@ def test_a_connection_that_is_closed_while_it_is_read_does_not_harm_the_next_one
         second, other = socket.socketpair()
         assert second.fileno() == number
         second.setblocking(False)
-        other.sendall(b"for the second")
+        asyncio.get_running_loop().call_later(0.05, other.sendall, b"for the second")
         try:
-            return await SocketConnection(second).read()  # once FileNotFoundError, of the loop's own books
+            async with asyncio.timeout(5):
+                return await SocketConnection(second).read()
         finally:
             reading.cancel()
             for each in (peer, second, other):

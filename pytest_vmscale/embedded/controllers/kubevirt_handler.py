@@ -65,7 +65,7 @@ class VirtHandlers:
             self._begin(uid, "start", self._start_domain(change.key, uid))
 
     def _pod_changed(self, change: Change) -> None:
-        """A launcher pod that is deleted (an eviction, a drain) takes its guest with it."""
+        """The launcher pod that a guest runs in takes it with it when it is deleted (an eviction, a drain); one that it migrated away from does not."""
         if change.type == "DELETED" or change.new.labels.get("kubevirt.io") != "virt-launcher":
             return
         pod = decoded(change.new)
@@ -73,7 +73,10 @@ class VirtHandlers:
             return
         key = (change.key[0], pod["metadata"]["annotations"]["kubevirt.io/domain"])
         vmi = self._resources.find(self._vmis, *key)
-        if vmi and phase_of(vmi) == "Running" and vmi["status"].get("nodeName") == pod["spec"].get("nodeName"):
+        if vmi is None or phase_of(vmi) != "Running":
+            return
+        current = pod_of(vmi, self._launchers.of(vmi))
+        if current is not None and current["metadata"]["uid"] == pod["metadata"]["uid"]:
             self._begin(vmi["metadata"]["uid"], "stop", self._shut_down(key, vmi["metadata"]["uid"]))
 
     def _power(self, node: str, up: bool) -> None:

@@ -55,29 +55,46 @@ class Probing:
     answered: float | None = None  # when the guest's answer arrived
 
 
-async def probe_until_up(probing: Probing, route: Route, clock: Clock, interval_seconds: float) -> None:
+async def probe_until_up(
+    probing: Probing,
+    route: Route,
+    clock: Clock,
+    interval_seconds: float,
+    *,
+    slots: contextlib.AbstractAsyncContextManager[object] | None = None,
+    connect_floor_wall_seconds: float = CONNECT_FLOOR_WALL_SECONDS,
+) -> None:
     """Probe at once, and then every interval, until the guest answers. Cancel it to give up: `probing` keeps what was seen.
 
-    ClusterError if the route itself is refused to us."""
+    slots: a semaphore that many probings share, where so many at once would be too many. ClusterError if the route itself is refused
+    to us."""
     due = clock.now()
     while True:
         probing.lag_seconds = max(probing.lag_seconds, clock.now() - due)
         probing.probes += 1
-        sent = time.monotonic()
-        try:
-            probing.answered = await answer(route, probing.target, probing.readiness, clock, interval_seconds)
-            return
-        except OSError as error:  # refused, unreachable, timed out
-            probing.last_failed = sent
-            probing.last_error = network_reason(error)
+        async with slots or contextlib.nullcontext():
+            sent = time.monotonic()
+            try:
+                probing.answered = await answer(route, probing.target, probing.readiness, clock, interval_seconds, connect_floor_wall_seconds)
+                return
+            except OSError as error:  # refused, unreachable, timed out
+                probing.last_failed = sent
+                probing.last_error = network_reason(error)
         # Missed turns are not caught up with: that would be a burst at a guest which is slow already.
         due = max(due + interval_seconds, clock.now())
         await clock.sleep(due - clock.now())
 
 
-async def answer(route: Route, target: Target, readiness: Readiness, clock: Clock, interval_seconds: float) -> float:
+async def answer(
+    route: Route,
+    target: Target,
+    readiness: Readiness,
+    clock: Clock,
+    interval_seconds: float,
+    connect_floor_wall_seconds: float = CONNECT_FLOOR_WALL_SECONDS,
+) -> float:
     """The stamp (of time.monotonic()) of the answer to one probe. OSError if there was none in time."""
-    async with asyncio.timeout(max(clock.wall(interval_seconds * CONNECT_TIMEOUT_SHARE), CONNECT_FLOOR_WALL_SECONDS)):
+    async with asyncio.timeout(max(clock.wall(interval_seconds * CONNECT_TIMEOUT_SHARE), connect_floor_wall_seconds)):
         connection = await route.connect(target)
     try:
         if not readiness.banner:

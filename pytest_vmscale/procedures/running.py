@@ -14,8 +14,10 @@ from ..model import Fleet, Guest
 from .fleet import FleetError, OnProgress, Wait, unfinished_error
 from .vmi import VMIS, Vmi
 
-# Nothing is measured here: where cluster time runs fast, a guest is not asked again and again while the cluster is busy starting it.
+# Nothing is measured here: where cluster time runs fast, a guest is not asked again and again while the cluster is busy starting it,
+# and what asks many guests at once waits for their answers instead of asking anew.
 PROBE_FLOOR_WALL_SECONDS = 1.0
+PROBES_AT_ONCE, CONNECT_WALL_SECONDS = 64, 5.0
 
 
 async def start_all(
@@ -37,6 +39,7 @@ async def start_all(
     guests = {guest.key: guest for guest in fleet.guests}
     probings: dict[str, Probing] = {}
     tasks: dict[str, asyncio.Task[None]] = {}
+    slots = asyncio.Semaphore(PROBES_AT_ONCE)
 
     def on_vmi(event: Event[Vmi]) -> None:
         vmi = event.object
@@ -50,7 +53,8 @@ async def start_all(
         ):
             ready = readiness[guest.os]
             probing = probings[vmi.key] = Probing(Target(guest.namespace, guest.name, vmi.address, ready.port), ready)
-            task = tasks[vmi.key] = asyncio.create_task(probe_until_up(probing, route, clock, interval_seconds))
+            probe = probe_until_up(probing, route, clock, interval_seconds, slots=slots, connect_floor_wall_seconds=CONNECT_WALL_SECONDS)
+            task = tasks[vmi.key] = asyncio.create_task(probe)
             task.add_done_callback(wait)
         wait(event)
 

@@ -83,7 +83,7 @@ class Cluster:
         self.random = random.Random(options.seed)
         self.hosts = Hosts()
         self.ceph = Ceph(self)
-        self.evictions = Evictions(self.resources, self.clock.timestamp)
+        self.evictions = Evictions(self.resources, self.clock.timestamp, self.truth)
         self.workers = options.workers
         self._tls = state.tls([HOST])
         self.ca_certificate = state.ca_certificate

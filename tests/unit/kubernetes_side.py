@@ -34,7 +34,7 @@ class StandIn:
         self.random = random.Random(1)
         self.hosts = Hosts()
         self.ceph = Ceph(self)
-        self.evictions = Evictions(self.resources, self.clock.timestamp)
+        self.evictions = Evictions(self.resources, self.clock.timestamp, self.truth)
         self.workers = workers
         self.ca_certificate = "-----BEGIN CERTIFICATE-----"
 

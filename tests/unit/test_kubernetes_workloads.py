@@ -278,7 +278,7 @@ def test_evictions_keep_to_the_budget():
             cluster.create("poddisruptionbudgets.policy", {"metadata": {"name": "web"}, "spec": {
                 "maxUnavailable": 1, "selector": {"matchLabels": {"app": "web"}}}})
             await cluster.until(lambda: status(cluster, "poddisruptionbudgets.policy").get("disruptionsAllowed") == 1)
-            evictions = Evictions(cluster.resources, cluster.clock.timestamp)
+            evictions = Evictions(cluster.resources, cluster.clock.timestamp, cluster.truth)
             names = [pod["metadata"]["name"] for pod in cluster.list("pods", "ns")]
             assert evictions.evict("ns", names[0], dry_run=True)["code"] == 201
             assert "deletionTimestamp" not in cluster.get("pods", names[0])["metadata"]
@@ -301,7 +301,7 @@ def test_an_eviction_hook_answers_before_the_budget():
     async def scenario():
         async with running(StandIn(), *RUN) as cluster:
             cluster.pod("p")
-            evictions = Evictions(cluster.resources, cluster.clock.timestamp)
+            evictions = Evictions(cluster.resources, cluster.clock.timestamp, cluster.truth)
 
             def refuse(pod, dry_run):
                 raise ApiError(429, f"Eviction triggered evacuation of VMI {pod['metadata']['name']}")

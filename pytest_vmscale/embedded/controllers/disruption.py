@@ -13,6 +13,7 @@ from ..api.representations import answer_object, read_object
 from ..api.resources import Resources
 from ..api.store import Change, Object
 from ..queue import Workers
+from ..truth import Truth
 from .common import Cluster, PodsByLabel, controller_of, selects, set_condition
 from .pods import is_finished, is_ready
 
@@ -127,8 +128,8 @@ class Evictions:
     """POST pods/NAME/eviction, and what a drain calls. Hooks are asked first, as validating webhooks are; a hook that refuses
     raises ApiError."""
 
-    def __init__(self, resources: Resources, timestamp: Callable[[], str]) -> None:
-        self._resources, self._timestamp = resources, timestamp
+    def __init__(self, resources: Resources, timestamp: Callable[[], str], truth: Truth) -> None:
+        self._resources, self._timestamp, self._truth = resources, timestamp, truth
         self._pods, self._budgets = resources.kind("pods"), resources.kind("poddisruptionbudgets")
         self.hooks: list[EvictionHook] = []
 
@@ -149,6 +150,8 @@ class Evictions:
         preconditions = options.get("preconditions") or {}
         self._resources.delete(self._pods, namespace, name, policy=options.get("propagationPolicy"), grace_seconds=options.get("gracePeriodSeconds"),
                                uid=preconditions.get("uid"), resource_version=preconditions.get("resourceVersion"), dry_run=dry_run)
+        if not dry_run and "deletionTimestamp" not in pod["metadata"]:
+            self._truth.write("pod-evicted", namespace, name)
         return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
 
     def _take(self, pod: Object, dry_run: bool) -> None:

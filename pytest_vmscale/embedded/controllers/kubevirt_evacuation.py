@@ -40,6 +40,8 @@ class EvictionWebhook:
         if strategy == "LiveMigrate" and not migratable:
             raise _refused(f"VMI {domain} is configured with an eviction strategy but is not live-migratable")
         if strategy not in ("LiveMigrate", "External") and not (strategy == "LiveMigrateIfPossible" and migratable):
+            if not dry_run and not is_deleting(pod):
+                self._cluster.truth.write("eviction-requested", namespace, domain, node=pod["spec"].get("nodeName", ""))
             return
         triggered = f'Eviction triggered evacuation of VMI "{namespace}/{domain}"'
         if vmi["status"].get("evacuationNodeName"):

@@ -245,13 +245,15 @@ class LatencyRecord(Record):
 class UpgradeRecord(Record):
     """One VM while the cluster was upgraded under it.
 
-    ssh_downtime_seconds: its longest time without an answer, from the first probe that failed to the next answer; 0 if none failed.
-    io_windows: the windows in which its fio has a result; the means are over all I/Os, before the upgrade and during it.
+    ssh_downtime_seconds: its longest time without an answer, from the first probe that failed to the next answer, 0 if none failed; in
+    truth it was at most ssh_downtime_most_seconds: from the last answer before it. io_windows: the windows in which its fio has a
+    result; the means are over all I/Os, before the upgrade and during it. io_longest_stall_seconds: what its slowest I/O took meanwhile.
     """
 
-    METRICS = ("ssh_downtime_seconds", "io_baseline_mean_seconds", "io_upgrade_mean_seconds")
+    METRICS = ("ssh_downtime_seconds", "io_baseline_mean_seconds", "io_upgrade_mean_seconds", "io_longest_stall_seconds")
 
     ssh_downtime_seconds: float | None = None
+    ssh_downtime_most_seconds: float | None = None
     ssh_downtime_total_seconds: float | None = None
     probes: int = 0
     probes_failed: int = 0
@@ -262,6 +264,7 @@ class UpgradeRecord(Record):
     io_error: str | None = None
     io_baseline_mean_seconds: float | None = None
     io_upgrade_mean_seconds: float | None = None
+    io_longest_stall_seconds: float | None = None
 
 
 LIVE_MIGRATION, RESTART = "live-migration", "restart"

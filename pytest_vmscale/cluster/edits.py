@@ -96,6 +96,19 @@ class Edits:
             await self._forget(entry)
         raise ClusterError(f"{ref} could not be edited: it was changed by others in each of {TRIES} tries")
 
+    async def expect(self, ref: Ref, fields: Mapping[str, Any]) -> None:
+        """Write down that another program is about to set these fields, which does not put them back itself."""
+        wanted, _ = _planned(await self._cluster.get(await self._checked(ref)), fields)
+        if wanted:
+            await self._write_down(ref, wanted)
+
+    async def keep(self, ref: Ref) -> None:
+        """What was changed of this object stays for good."""
+        if self._opened:
+            for entry in await read_journal(self._cluster, self._run_id):
+                if entry.ref == ref:
+                    await self._forget(entry)
+
     async def change_all(self, refs: Sequence[Ref], fields: Mapping[str, Any], *, order: int = 0, until: Sequence[Until] = ()) -> None:
         """The same edit of many objects, in parallel."""
 
@@ -122,6 +135,13 @@ class Edits:
         """Put back all that was changed of one object. Returns what was left behind, a line each."""
         journal = await read_journal(self._cluster, self._run_id)
         return await _put_back(self._cluster, self._run_id, [entry for entry in journal if entry.ref == ref])
+
+    async def undo_field(self, refs: Sequence[Ref], path: str) -> tuple[str, ...]:
+        """Put back one field (JSON pointer) of each of these objects, and nothing else of them. Returns what was left behind."""
+        wanted = set(refs)
+        journal = await read_journal(self._cluster, self._run_id)
+        entries = [entry for entry in journal if entry.ref in wanted and [field.path for field in entry.fields] == [path]]
+        return await _put_back(self._cluster, self._run_id, entries)
 
     async def undo_all(self, *, deadline_seconds: float) -> tuple[str, ...]:
         """Put back every field, remove what was created, and the journal with it. Returns what was left behind, a line each."""

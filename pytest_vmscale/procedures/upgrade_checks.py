@@ -10,9 +10,12 @@ from typing import Any
 
 from ..clock import Clock
 from ..cluster.access import ClusterError
+from ..cluster.edits import Edits
+from ..cluster.journal import Ref
 from ..cluster.requests import Cluster, Object
 
 VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
+VERSION_REF = Ref("config.openshift.io/v1", "ClusterVersion", "version")
 OPERATORS_PATH = "/apis/config.openshift.io/v1/clusteroperators"
 POOLS_PATH = "/apis/machineconfiguration.openshift.io/v1/machineconfigpools"
 GATES_PATH = "/api/v1/namespaces/openshift-config-managed/configmaps/admin-gates"
@@ -113,7 +116,10 @@ def _is(obj: Object, type_: str, status: str = "True") -> bool:
 
 def _why(obj: Object, type_: str) -> str:
     found = condition(obj, type_)
-    return ": ".join(each for each in (found.get("reason"), " ".join(str(found.get("message") or "").split())) if each) or "it does not say why"
+    return (
+        ": ".join(each for each in (found.get("reason"), " ".join(str(found.get("message") or "").split())) if each)
+        or "it does not say why"
+    )
 
 
 def problems(state: State, hop: Hop) -> list[str]:
@@ -147,7 +153,9 @@ def problems(state: State, hop: Hop) -> list[str]:
         if _is(pool, "Degraded"):
             found.append(f"the machine config pool {name} is degraded: {_why(pool, 'NodeDegraded')}")
         elif _is(pool, "Updating"):
-            found.append(f"the machine config pool {name} is being updated ({status.get('updatedMachineCount', 0)} of {status.get('machineCount', 0)} nodes)")
+            found.append(
+                f"the machine config pool {name} is being updated ({status.get('updatedMachineCount', 0)} of {status.get('machineCount', 0)} nodes)"
+            )
     return found
 
 
@@ -189,6 +197,15 @@ def not_offered(state: State, hop: Hop) -> str:
     )
 
 
+def refuse(state: State, hop: Hop) -> None:
+    """UpgradeRefused with all that speaks against it, before anything is touched. Another channel's offers are not known yet."""
+    found = [*problems(state, hop), *filter(None, [channel_refused(state, hop)])]
+    if not found and hop.channel in (None, state.channel):
+        found = list(filter(None, [not_offered(state, hop)]))
+    if found:
+        raise UpgradeRefused(f"{state.current or 'the cluster'} -> {hop.version}: {'; '.join(found)}")
+
+
 def channel_refused(state: State, hop: Hop) -> str:
     """Why the channel must not be set, or empty: as `oc adm upgrade channel` has it."""
     known = state.version["status"].get("desired", {}).get("channels") or ()
@@ -197,51 +214,55 @@ def channel_refused(state: State, hop: Hop) -> str:
     return f"the channel {hop.channel} is none of those that {state.current} names ({', '.join(known)}); --upgrade-allow-explicit sets it all the same"
 
 
-async def check(cluster: Cluster, clock: Clock, hop: Hop, adm_upgrade: AdmUpgrade) -> State:
-    """Everything is fit, and the target is offered: on the hop's channel, which is then set. UpgradeRefused with all reasons;
-    a channel that does not offer the target is set back."""
-    state = await read(cluster)
-    found = [*problems(state, hop), *filter(None, [channel_refused(state, hop)])]
-    if not found and (not hop.channel or hop.channel == state.channel):
-        found = list(filter(None, [not_offered(state, hop)]))
-    if found:
-        raise UpgradeRefused(f"{state.current or 'the cluster'} -> {hop.version or hop.image}: {'; '.join(found)}")
-    if not hop.channel or hop.channel == state.channel:
-        return state
-    before = state.channel
-    await set_channel(cluster, hop.channel, hop.explicit_channel, adm_upgrade)
-    why = ""
-    give_up = clock.now() + OFFER_SECONDS
-    while clock.now() < give_up:
-        state = await read(cluster)
-        why = not_offered(state, hop)
-        if not why:
+@dataclass(frozen=True)
+class Asker:
+    """Asks the cluster: by oc where there is one, else by the edits that oc makes."""
+
+    cluster: Cluster
+    edits: Edits
+    adm_upgrade: AdmUpgrade
+
+    async def check(self, clock: Clock, hop: Hop) -> State:
+        """Everything is fit, and the target is offered: on the hop's channel, which is then set. UpgradeRefused with all reasons;
+        a channel that does not offer the target is put back. One that does is put back too, unless the upgrade is begun."""
+        state = await read(self.cluster)
+        refuse(state, hop)
+        if hop.channel in (None, state.channel):
             return state
-        await asyncio.sleep(max(0.05, clock.wall(LOOK_SECONDS)))
-    await set_channel(cluster, before, True, adm_upgrade)
-    raise UpgradeRefused(f"{state.current} -> {hop.version or hop.image}: {why} (the channel is {before or 'unset'} again)")
+        await self._set_channel(hop)
+        why = ""
+        give_up = clock.now() + OFFER_SECONDS
+        while clock.now() < give_up:
+            state = await read(self.cluster)
+            why = not_offered(state, hop)
+            if not why:
+                return state
+            await asyncio.sleep(max(0.05, clock.wall(LOOK_SECONDS)))
+        left = await self.edits.undo(VERSION_REF)
+        raise UpgradeRefused(f"{state.current} -> {hop.version}: {'; '.join([why, *left])}")
 
+    async def _set_channel(self, hop: Hop) -> None:
+        assert hop.channel is not None
+        await self.edits.expect(VERSION_REF, {"/spec/channel": hop.channel})
+        words = ["channel", hop.channel, *(["--allow-explicit-channel"] if hop.explicit_channel else [])]
+        if await asyncio.to_thread(self.adm_upgrade, words) is None:
+            await self.cluster.patch(VERSION_PATH, {"spec": {"channel": hop.channel}})
 
-async def set_channel(cluster: Cluster, channel: str, explicit: bool, adm_upgrade: AdmUpgrade) -> None:
-    words = ["channel", *([channel] if channel else []), *(["--allow-explicit-channel"] if explicit else [])]
-    if await asyncio.to_thread(adm_upgrade, words) is None:
-        await cluster.patch(VERSION_PATH, {"spec": {"channel": channel}})
-
-
-async def begin(cluster: Cluster, state: State, hop: Hop, adm_upgrade: AdmUpgrade) -> str:
-    """Ask for the update; by oc where there is one, else by the edit that oc makes. Returns which of them."""
-    target = state.offered(hop) or (state.conditional(hop) or {}).get("release")
-    words = [f"--to-image={hop.image}" if hop.image else f"--to={hop.version}"]
-    if hop.explicit:
-        words.append("--allow-explicit-upgrade")
-        if not state.offered(hop) and state.conditional(hop):
-            words.append("--allow-not-recommended")
-    if hop.force:
-        words.append("--force")
-    if await asyncio.to_thread(adm_upgrade, words) is not None:
-        return "oc adm upgrade"
-    await cluster.patch(VERSION_PATH, {"spec": {"desiredUpdate": desired_update(target, hop)}})
-    return "ClusterVersion"
+    async def begin(self, state: State, hop: Hop) -> str:
+        """Ask for the update. Returns what did it. From here on nothing of it can be undone."""
+        target = state.offered(hop) or (state.conditional(hop) or {}).get("release")
+        words = [f"--to-image={hop.image}" if hop.image else f"--to={hop.version}"]
+        if hop.explicit:
+            words.append("--allow-explicit-upgrade")
+            if not state.offered(hop) and state.conditional(hop):
+                words.append("--allow-not-recommended")
+        if hop.force:
+            words.append("--force")
+        by_oc = await asyncio.to_thread(self.adm_upgrade, words) is not None
+        if not by_oc:
+            await self.cluster.patch(VERSION_PATH, {"spec": {"desiredUpdate": desired_update(target, hop)}})
+        await self.edits.keep(VERSION_REF)
+        return "oc adm upgrade" if by_oc else "ClusterVersion"
 
 
 def desired_update(target: Mapping[str, Any] | None, hop: Hop) -> dict[str, Any]:

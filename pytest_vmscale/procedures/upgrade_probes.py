@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..clock import Clock
@@ -16,9 +17,11 @@ from ..guest.route import Route, Target
 API_EVERY_SECONDS = 1.0
 API_TIMEOUT_SECONDS = 10.0
 # However fast cluster time runs, a request is answered on the wall's.
-API_TIMEOUT_FLOOR_WALL_SECONDS = 1.0
-PROBE_SECONDS = 10.0  # a guest that does not answer within it is down
-PROBES_A_WALL_SECOND = 400.0  # of guests, from this machine: a third of what its two cores can do
+API_TIMEOUT_FLOOR_WALL_SECONDS = 3.0
+# A guest that does not answer within it is down. The floor: that a machine is busy for a moment must not look like a guest that is.
+PROBE_SECONDS, CONNECT_FLOOR_WALL_SECONDS = 10.0, 3.0
+PROBES_A_WALL_SECOND = 300.0  # of guests, from this machine: what leaves its cores to the cluster, where that is embedded
+NEAR_SECONDS = 60.0  # after something happened to a guest, it is asked more often for so long
 PERCENTILES = (50, 90, 99)
 OUTAGES_KEPT, POINTS_KEPT = 50, 400
 
@@ -100,7 +103,9 @@ class ApiProbe:
             "failed": self.failed,
             "longest_outage_seconds": max((each.seconds for each in outages), default=0.0) if values else None,
             "outage_seconds": sum(each.seconds for each in outages) if values else None,
-            "outages": [[each.start_seconds, each.end_seconds, each.reason] for each in sorted(longest, key=lambda each: each.start_seconds)],
+            "outages": [
+                [each.start_seconds, each.end_seconds, each.reason] for each in sorted(longest, key=lambda each: each.start_seconds)
+            ],
             **{f"p{percent}_seconds": values[math.ceil(percent / 100 * len(values)) - 1] if values else None for percent in PERCENTILES},
             "max_seconds": values[-1] if values else None,
             "curve": worst_of_each(self.latencies),
@@ -123,32 +128,73 @@ def worst_of_each(points: Sequence[tuple[float, float]], parts: int = POINTS_KEP
     return [[round(at, 1), round(value, 4)] for _, (at, value) in sorted(slots.items())]
 
 
+@dataclass(frozen=True)
+class Downtime:
+    """Of one guest. longest_most: what its longest downtime may have been at most, from the last answer before it to the first after."""
+
+    longest_seconds: float
+    longest_most_seconds: float
+    total_seconds: float
+
+
 @dataclass
 class GuestProbe:
-    """One guest's SSH, asked again and again. Its target changes when it has moved or restarted."""
+    """One guest's SSH, asked again and again. A downtime lasts from the first probe that failed to the next answer."""
 
     key: str
-    target: Target | None
+    target: Target
     readiness: Readiness
     probes: int = 0
     failed: int = 0
-    down_since: float | None = None  # cluster time of the first probe that failed
-    down_seconds: float = 0.0  # of all outages that have ended
-    longest_seconds: float = 0.0
     last_error: str = ""
+    good: float = math.nan  # cluster time of the last probe that was answered
+    down_since: float | None = None  # cluster time of the first probe that failed
+    ended: list[tuple[float, float, float]] = field(default_factory=list)  # downtimes: last answer before, first failure, answer
+    near_until: float = -math.inf  # something has happened to it: until then it is asked more often
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def downtime(self, now: float) -> tuple[float, float]:
-        """The longest outage, and all of them together; one that goes on lasts until now."""
-        open_seconds = 0.0 if self.down_since is None else now - self.down_since
-        return max(self.longest_seconds, open_seconds), self.down_seconds + open_seconds
+    def answered(self, sent: float, at: float) -> None:
+        if self.down_since is not None:
+            self.ended.append((self.good, self.down_since, at))
+            self.down_since = None
+        self.good = sent
+
+    def unanswered(self, sent: float, why: str) -> None:
+        self.failed += 1
+        self.last_error = why
+        if self.down_since is None:
+            self.down_since = sent
+
+    def downtime(self, now: float) -> Downtime:
+        """One that goes on lasts until now."""
+        all_ = [*self.ended, *([] if self.down_since is None else [(self.good, self.down_since, now)])]
+        good, start, end = max(all_, key=lambda each: each[2] - each[1], default=(0.0, 0.0, 0.0))
+        most = end - (start if math.isnan(good) else good)
+        return Downtime(end - start, most, sum(end - start for _, start, end in all_))
 
 
 class GuestProbes:
-    """All guests in turn, each once an interval; as often as this machine can, and no more often than asked."""
+    """All guests in turn, as often as asked, or as this machine can; those that do not answer, or to which something happens, first."""
 
     def __init__(self, probes: Mapping[str, GuestProbe], route: Route, clock: Clock, interval_seconds: float) -> None:
-        self.probes, self._route, self._clock = probes, route, clock
-        self.interval_seconds = max(interval_seconds, len(probes) * clock.rate / PROBES_A_WALL_SECOND)
+        self.probes, self._route, self._clock, self._asked_seconds = probes, route, clock, interval_seconds
+        self.interval_seconds = self._interval(len(probes))
+        self._near = 0  # how many guests are asked more often
+
+    def _interval(self, guests: int) -> float:
+        return max(self._asked_seconds, guests * self._clock.rate / PROBES_A_WALL_SECOND)
+
+    def look(self, key: str) -> None:
+        """Something has happened to this guest: ask it now, and more often for a while."""
+        probe = self.probes[key]
+        probe.near_until = self._clock.now() + NEAR_SECONDS
+        probe.wake.set()
+
+    def moved(self, key: str, address: str) -> None:
+        """It answers there from now on."""
+        probe = self.probes[key]
+        if address != probe.target.address:
+            probe.target = replace(probe.target, address=address)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -158,26 +204,29 @@ class GuestProbes:
 
     async def _follow(self, guest: GuestProbe, first_after: float) -> None:
         await self._clock.sleep(first_after)
-        due = self._clock.now()
         while True:
-            await self._one(guest)
-            due = max(due + self.interval_seconds, self._clock.now())
-            await self._clock.sleep(due - self._clock.now())
+            sent = self._clock.now()
+            guest.wake.clear()
+            await self._one(guest, sent)
+            if guest.down_since is None and guest.near_until < sent:
+                await self._wait(guest, sent + self.interval_seconds)
+                continue
+            self._near += 1
+            try:
+                await self._clock.sleep(sent + self._interval(self._near) - self._clock.now())
+            finally:
+                self._near -= 1
 
-    async def _one(self, guest: GuestProbe) -> None:
-        if guest.target is None:
-            return
-        at = self._clock.now()
+    async def _wait(self, guest: GuestProbe, until: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._clock.wall(max(0.0, until - self._clock.now()))):
+                await guest.wake.wait()
+
+    async def _one(self, guest: GuestProbe, sent: float) -> None:
         guest.probes += 1
         try:
-            answered = await answer(self._route, guest.target, guest.readiness, self._clock, PROBE_SECONDS)
+            arrived = await answer(self._route, guest.target, guest.readiness, self._clock, PROBE_SECONDS, CONNECT_FLOOR_WALL_SECONDS)
         except OSError as error:
-            guest.failed += 1
-            guest.last_error = network_reason(error)
-            if guest.down_since is None:
-                guest.down_since = at
-            return
-        if guest.down_since is not None:
-            seconds = self._clock.at(answered) - guest.down_since
-            guest.longest_seconds, guest.down_seconds = max(guest.longest_seconds, seconds), guest.down_seconds + seconds
-            guest.down_since = None
+            guest.unanswered(sent, network_reason(error))
+        else:
+            guest.answered(sent, self._clock.at(arrived))

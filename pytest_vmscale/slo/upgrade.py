@@ -143,6 +143,8 @@ def not_reached(measurement: Measurement) -> str:
     details = measurement.details
     after = f"not complete after {details.get('measured_seconds', measurement.deadline_seconds):.0f} s"
     said = [details["refused"]] if details.get("refused") else [details.get("message") or "ClusterVersion said nothing"]
+    if details.get("superseded"):
+        said = [f"somebody asked for {details['superseded']} meanwhile"]
     failing = [each[2] for each in details.get("failing") or () if each[1] is None]
     waiting = [f"{each['name']} ({each['said']})" for each in _not_done(measurement)]
     parts = [after, *said, *(each for each in failing if each not in said)]

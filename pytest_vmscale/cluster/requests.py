@@ -235,14 +235,19 @@ class Cluster:
                 return
 
     async def create(self, path: str, obj: Object) -> Object:
-        """An AlreadyExists after a try that got no clear answer is our own object: it is read and returned."""
+        """An AlreadyExists after a try that got no clear answer is our own object: it is read and returned, as far as that is allowed."""
         try:
             return (await self.send("POST", path, body=obj)).object
         except ApiError as error:
             name = obj["metadata"].get("name")
-            if error.reason == "AlreadyExists" and error.maybe_done_before and name:
+            if error.reason != "AlreadyExists" or not error.maybe_done_before or not name:
+                raise
+            try:
                 return await self.get(f"{path}/{name}")
-            raise
+            except ApiError as refused:
+                if refused.status != 403:
+                    raise
+                return obj  # a Secret is made by those, too, who may not read any
 
     async def update(self, path: str, obj: Object) -> Object:
         return (await self.send("PUT", path, body=obj)).object
@@ -431,7 +436,7 @@ class Cluster:
     def _refused(
         self, method: str, path: str, status: int, body: Object, attempts: tuple[Attempt, ...], retry_after_seconds: float | None
     ) -> ApiError:
-        message = str(body.get("message") or f"HTTP {status}")
+        message = str(body.get("message") or f"HTTP {status}").removeprefix(f"{status} ")  # "404 page not found"
         if status == 401:
             text = f"{self.access.server} does not accept the credentials of {self.access.source}: 401 {message}"
         elif status == 403:

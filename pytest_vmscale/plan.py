@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .fleets import plan_fleet
 from .manifests.cdi import golden_name
+from .rights import sentences
 
 if TYPE_CHECKING:
     from .model import Fleet
@@ -35,6 +36,9 @@ def plan(run: Run) -> Iterator[str]:
     changed = list(dict.fromkeys(line for each in plans for line in each.change))
     yield from (f"  {line}" for line in changed or ["nothing that was there before"])
     yield "  the Lease default/vmscale-run is held while it runs"
+    yield ""
+    yield "Would need to be allowed to"
+    yield from (f"  {line}" for line in sentences(run.rights()))
     yield ""
     yield "Would measure"
     yield from (f"  {line}" for each in plans for line in each.measure)

@@ -18,6 +18,7 @@ from .model import Measurement, Objective, Outcome
 from .report.comparison import Compared, against, data, one_line
 from .report.files import About, ResultFiles, ScenarioFiles
 from .report.saved import Saved, SavedError, load_baseline, subtitle
+from .rights import RUN, Right
 from .scenarios import ALL, Scenario, named, of_objective
 from .settings import Settings, SettingsError
 from .slo.baseline import Conditions, conditions, differences
@@ -81,6 +82,10 @@ class Run:
         for each in self.selected:
             each.judge.deadlines_seconds(self.settings, self.profile, self.tolerance_percent)
             self._check_baseline(each)
+
+    def rights(self) -> set[Right]:
+        """What the run must be allowed to do on the cluster."""
+        return {*RUN, *(right for each in self.selected for right in each.report.plan(self).needs)}
 
     def _check_baseline(self, scenario: Scenario) -> None:
         """What can be told before anything is measured of whether it can be compared. SettingsError."""

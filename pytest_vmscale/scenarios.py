@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
 from .model import BootRecord, DeployRecord, LatencyRecord, Measurement, Objective, Record, UpgradeRecord
+from .rights import Right
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,11 +61,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a scenario would do, in lines: make, change (what was there before), and measure."""
+    """What a scenario would do, in lines: make, change (what was there before), and measure; and what it must be allowed to."""
 
     create: tuple[str, ...]
     change: tuple[str, ...]
     measure: tuple[str, ...]
+    needs: tuple[Right, ...] = ()
 
 
 class Report(Protocol):

@@ -84,6 +84,7 @@ def tables(measurement: Measurement) -> list[Table]:
 
 def plan(run: Run) -> Plan:
     from pytest_vmscale.plan import main_fleet_lines
+    from pytest_vmscale.rights import START, STOP, fleet_rights, route_rights
     from pytest_vmscale.slo.boot_storm import deadline_seconds, reference_for
 
     told = []
@@ -95,7 +96,9 @@ def plan(run: Run) -> Plan:
             seconds = reference.seconds * (1 + run.tolerance_percent / 100)
             limit = f"at most {seconds:.1f} s (reference {reference.seconds:.1f} s, {reference.how}; +{run.tolerance_percent:g} %)"
         told.append(f"boot storm of {size} VMs, first start request to the last SSH: {limit}, {end}")
-    return Plan(main_fleet_lines(run.settings), (), tuple(told))
+    stopped = STOP if len(run.settings.vms) > 1 or run.settings.reuse_fleet else ()
+    needs = (*fleet_rights(run.settings, run.settings.mix(run.settings.largest)), *START, *stopped, *route_rights(run.settings))
+    return Plan(main_fleet_lines(run.settings), (), tuple(told), needs)
 
 
 def _point_lines(measurement: Measurement, subtitle: str) -> list[str]:

@@ -90,11 +90,21 @@ def tables(measurement: Measurement) -> list[Table]:
 def plan(run: Run) -> Plan:
     from pytest_vmscale.fleets import plan_fleet
     from pytest_vmscale.plan import fleet_lines
+    from pytest_vmscale.rights import EDITS, fleet_rights, rights, route_rights
 
     settings = run.settings
     create = [line for vms in settings.vms for line in fleet_lines(settings, plan_fleet(settings, "deploy-1", vms))]
     change = []
+    needs = [
+        *fleet_rights(settings, settings.mix(settings.largest)),
+        *(route_rights(settings) if settings.deploy_until == "ssh" else ()),
+        *rights("", "persistentvolumes", "list"),
+        *rights("snapshot.storage.k8s.io", "volumesnapshots volumesnapshotcontents", "list"),
+    ]
     if settings.clone_strategy != "profile":
+        needs += [*EDITS, *rights("cdi.kubevirt.io", "storageprofiles", "get patch"), *rights("cdi.kubevirt.io", "cdis", "list")]
+        if settings.site.storage.storage_class is None:
+            needs += rights("storage.k8s.io", "storageclasses", "list")
         storage_class = settings.site.storage.storage_class or "of the default storage class"
         change.append(f"StorageProfile {storage_class}: spec.cloneStrategy becomes {settings.clone_strategy}, and is put back afterwards")
     told = [
@@ -102,7 +112,7 @@ def plan(run: Run) -> Plan:
         f"{deadline_seconds(settings):.0f} s; then that everything of it is removed"
         for point in points(settings)
     ]
-    return Plan(tuple(dict.fromkeys(create)), tuple(change), tuple(told))
+    return Plan(tuple(dict.fromkeys(create)), tuple(change), tuple(told), tuple(needs))
 
 
 # The terminal.

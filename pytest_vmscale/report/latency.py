@@ -71,6 +71,7 @@ def tables(measurement: Measurement) -> list[Table]:
 def plan(run: Run) -> Plan:
     from pytest_vmscale.fleets import plan_fleet
     from pytest_vmscale.plan import fleet_lines
+    from pytest_vmscale.rights import IDLE_PODS, START, fleet_rights, route_rights
 
     settings = run.settings
     fio, largest = settings.site.fio, max(settings.nodes)
@@ -89,7 +90,13 @@ def plan(run: Run) -> Plan:
         for nodes in settings.nodes
     ]
     change = ["fio is installed in guests that have none"] if settings.install_fio else []
-    return Plan(tuple(create), tuple(change), tuple(told))
+    needs = (
+        *fleet_rights(settings, settings.mix(largest * settings.vms_per_node)),
+        *START,
+        *route_rights(settings),
+        *(IDLE_PODS if settings.background_pods else ()),
+    )
+    return Plan(tuple(create), tuple(change), tuple(told), needs)
 
 
 # The terminal.

@@ -97,10 +97,12 @@ def tables(measurement: Measurement) -> list[Table]:
 def plan(run: Run) -> Plan:
     from pytest_vmscale.fleets import plan_fleet
     from pytest_vmscale.plan import fleet_lines
+    from pytest_vmscale.rights import NODES_AND_POOLS, START, fleet_rights, rights, route_rights
     from pytest_vmscale.slo.upgrade import deadlines_seconds
 
     settings = run.settings
-    create = fleet_lines(settings, plan_fleet(settings, "upgrade", settings.largest, "rhel=50%,windows=17%,fedora=33%"))
+    mix = "rhel=50%,windows=17%,fedora=33%"
+    create = fleet_lines(settings, plan_fleet(settings, "upgrade", settings.largest, mix))
     change = []
     for hop in settings.upgrades:
         by = f" to the image {hop.image}" if hop.image else ""
@@ -111,7 +113,16 @@ def plan(run: Run) -> Plan:
         f"upgrade to {hop.version}: ClusterVersion's start to its completion; the API and the VMs meanwhile; given up after {longest:.0f} s at most"
         for hop in settings.upgrades
     ]
-    return Plan(tuple(create), tuple(change), tuple(told))
+    needs = (
+        *fleet_rights(settings, settings.mix(settings.largest, mix)),
+        *START,
+        *route_rights(settings),
+        *NODES_AND_POOLS,
+        *rights("config.openshift.io", "clusterversions", "get list patch watch"),
+        *rights("config.openshift.io", "clusteroperators", "list watch"),
+        *rights("", "configmaps", "create get patch"),  # acknowledgements are read; what the write probe writes to is the fleet's
+    )
+    return Plan(tuple(create), tuple(change), tuple(told), needs)
 
 
 # The terminal.

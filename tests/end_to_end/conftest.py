@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +33,12 @@ class Outcome:
 
     def json(self, name: str) -> Any:
         return json.loads((self.results / name).read_text())
+
+    def named(self, pattern: str) -> list[str]:
+        """The names of the result files that a pattern matches; there must be one at least."""
+        found = sorted(path.name for path in self.results.glob(pattern))
+        assert found, pattern
+        return found
 
     @property
     def nothing_started(self) -> bool:
@@ -61,3 +68,26 @@ def scale(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callabl
         return Outcome(int(done.ret), "\n".join(done.outlines), "\n".join(done.errlines), Path(os.getcwd()))
 
     return run
+
+
+def apply_roles(kubeconfig: Path) -> None:
+    """All that is in ci/rbac, as `oc apply` would."""
+    from kubernetes import config, utils
+
+    with config.new_client_from_config(str(kubeconfig)) as api:
+        base = ROOT / "ci" / "rbac" / "base.yaml"
+        for file in (base, *sorted({*base.parent.rglob("*.yaml")} - {base})):
+            utils.create_from_yaml(api, str(file))
+
+
+def account_of(kubeconfig: Path, name: str, path: Path) -> Path:
+    """A kubeconfig, written to `path`, for a ServiceAccount of ci/rbac."""
+    from kubernetes import client, config
+
+    with config.new_client_from_config(str(kubeconfig)) as api:
+        wanted = client.AuthenticationV1TokenRequest(spec=client.V1TokenRequestSpec(audiences=[]))
+        made = client.CoreV1Api(api).create_namespaced_service_account_token(name, "vmscale", wanted)
+    told = yaml.safe_load(kubeconfig.read_text())
+    told["users"][0]["user"]["token"] = made.status.token
+    path.write_text(yaml.safe_dump(told))
+    return path

@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pytest_vmscale.report.files import problems
 
-from .conftest import ROOT
+from .conftest import ROOT, account_of, apply_roles
 
 SMALL = ("--sim-workers", "10")
 
@@ -243,20 +242,6 @@ def test_the_embedded_cluster_does_not_outlive_a_killed_run(here):
         time.sleep(0.1)
 
 
-def least_privileged(kubeconfig: Path, path: Path) -> Path:
-    """A kubeconfig for the ServiceAccount that ci/rbac.yaml makes, with the permissions that it gives."""
-    from kubernetes import client, config, utils
-
-    with config.new_client_from_config(str(kubeconfig)) as api:
-        utils.create_from_yaml(api, str(ROOT / "ci" / "rbac.yaml"))
-        wanted = client.AuthenticationV1TokenRequest(spec=client.V1TokenRequestSpec(audiences=[]))
-        made = client.CoreV1Api(api).create_namespaced_service_account_token("vmscale", "default", wanted)
-    told = yaml.safe_load(kubeconfig.read_text())
-    told["users"][0]["user"]["token"] = made.status.token
-    path.write_text(yaml.safe_dump(told))
-    return path
-
-
 def test_a_fleet_that_is_kept_on_a_cluster_started_by_hand_is_used_again(scale, tmp_path):
     state = tmp_path / "state"
     vmscale = [sys.executable, "-m", "pytest_vmscale.cli", "embedded"]
@@ -266,7 +251,8 @@ def test_a_fleet_that_is_kept_on_a_cluster_started_by_hand_is_used_again(scale, 
     kubeconfig = up.stdout.splitlines()[-1]
     try:
         assert Path(kubeconfig).stat().st_mode & 0o777 == 0o600
-        least = least_privileged(Path(kubeconfig), tmp_path / "least")
+        apply_roles(Path(kubeconfig))
+        least = account_of(Path(kubeconfig), "vmscale-bootstorm", tmp_path / "least")
         first = scale("--vms", "6", "--keep", "--run-id", "first", "--kubeconfig", str(least))
         assert first.code == 0, first.out
         cluster = json.loads(Path("vmscale-results/first/verdict.json").read_text())["cluster"]

@@ -20,12 +20,13 @@ ALLOWED = {
     "yamlfile.py": set(),
     "settings.py": {"yamlfile"},
     "manifests": {"model", "settings"},
-    "cluster": {"model", "clock"},
+    "rights.py": {"settings"},
+    "cluster": {"model", "clock", "rights"},
     "guest": {"model", "clock", "cluster"},
     "procedures": {"model", "clock", "cluster", "guest", "manifests"},
     "slo": {"model", "settings", "yamlfile"},
-    "scenarios.py": {"model", "run", "settings", "slo"},
-    "report": {"model", "slo", "scenarios", "fleets", "plan", "run"},
+    "scenarios.py": {"model", "rights", "run", "settings", "slo"},
+    "report": {"model", "rights", "slo", "scenarios", "fleets", "plan", "run"},
 }
 
 

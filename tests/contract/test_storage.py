@@ -353,18 +353,20 @@ def test_a_data_volume_over_quota_is_pending_until_there_is_room(cluster: Storag
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """The two clones that stick are there already: no test depends on another one's having come before it."""
     faults = ("stuck-clones=2", "import-not-found=1", "unpurgeable-clones=1")
     with started(tmp_path_factory.mktemp("broken"), "--speed", f"{SPEED}", *(word for fault in faults for word in ("--fault", fault))) as path:
         fresh_one = fresh(path)
         found = Storage(path)
         found.namespace = fresh_one.namespace
+        found.create("datavolumes", volume("stuck", GOLDEN))
+        found.data_volume("stuck", "CSICloneInProgress")
+        found.create("datavolumes", volume("stuck-copy", GOLDEN, {"storageClassName": LVM, "resources": {"requests": {"storage": "40Gi"}}}))
+        found.data_volume("stuck-copy", "CloneInProgress")
         yield found
 
 
 def test_clones_stick_in_their_phase_and_copies_at_forty_percent(broken: Storage) -> None:
-    broken.create("datavolumes", volume("stuck", GOLDEN))
-    broken.data_volume("stuck", "CSICloneInProgress")
-    broken.create("datavolumes", volume("stuck-copy", GOLDEN, {"storageClassName": LVM, "resources": {"requests": {"storage": "40Gi"}}}))
     broken.until(lambda: broken.get("datavolumes", "stuck-copy")["status"].get("progress") == "40.00%")
     broken.create("datavolumes", volume("well", GOLDEN))
     broken.data_volume("well")

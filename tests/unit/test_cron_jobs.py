@@ -104,9 +104,11 @@ def test_none_while_it_is_suspended() -> None:
     async def then(cluster: StandIn) -> None:
         await cluster.clock.sleep(200)
         assert not jobs(cluster)
+        before = cluster.clock.epoch + cluster.clock.now()
         cluster.change("cronjobs.batch", "cj", lambda obj: obj["spec"].update(suspend=False))
         await cluster.until(lambda: jobs(cluster))
-        assert len(jobs(cluster)) == 1  # of those that were missed the last alone
+        # Of those that were missed the last alone. The next minute's may be there as well by now.
+        assert min(int(job["metadata"]["name"].removeprefix("cj-")) for job in jobs(cluster)) >= before // 60
 
     play(cron_job("sleep 100000", suspend=True), then)
 

@@ -230,14 +230,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     run = item.config.stash.get(RUN, None)
     if run and call.excinfo and report.failed and scenarios([item]):
-        line = run.trouble_line(call.excinfo.value)
+        line = run.trouble_line(call.excinfo.value, scenarios([item]))
         if line is None:
             # "a: b" of the first line: a verdict has sentences, not assertions of forty lines.
             run.failures.append(f"{item.name} failed ({report.when}): {call.excinfo.exconly(tryshort=True).splitlines()[0]}")
         else:
             report.longrepr = line
-            if run.unfit and not hasattr(item.config, "workerinput"):
-                item.session.shouldstop = "the cluster is not fit"  # once is enough: every further test would say the same
+            if run.hopeless and not hasattr(item.config, "workerinput"):
+                item.session.shouldstop = "the cluster is not fit"  # once is enough
     return report
 
 
@@ -260,7 +260,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if allure_folder:
         run.write_allure_environment(allure_folder, outcome)
     # What was measured is judged whole, also where -k or -x left out the test of the objective that broke.
-    if outcome["exit_code"] > 1 or session.exitstatus == pytest.ExitCode.OK:
+    if outcome["exit_code"] > 1 or session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.INTERRUPTED):
         session.exitstatus = outcome["exit_code"]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from .report.saved import Saved, SavedError, load_baseline, subtitle
 from .rights import RUN, Right
 from .scenarios import ALL, Scenario, named, of_objective
 from .settings import Settings, SettingsError
-from .slo.baseline import Conditions, conditions, differences
+from .slo.baseline import Conditions, conditions, differences, shape
 from .slo.judge import Ruling, Verdict, verdict
 from .slo.own import judge as judge_own
 from .slo.own import with_severity
@@ -60,6 +60,8 @@ class Run:
         self.objectives: list[Objective] = []
         self.troubles: list[str] = []
         self.unfit: list[str] = []
+        self.cluster_fits = False  # it is connected, and nothing speaks against all suites
+        self.unfit_for: set[str] = set()  # markers of the suites that it does not fit
         self.failures: list[str] = []  # tests of ours that failed for a reason of their own
         self.began = False  # there is a cluster that something was asked of
         self.interrupted = False
@@ -87,6 +89,14 @@ class Run:
         """What the run must be allowed to do on the cluster."""
         return {*RUN, *(right for each in self.selected for right in each.report.plan(self).needs)}
 
+    def check_baselines(self) -> None:
+        """Of a cluster that is known by now, and before anything is made on it, as when the scenarios were selected. ClusterUnfit."""
+        try:
+            for each in self.selected:
+                self._check_baseline(each)
+        except SettingsError as error:
+            raise ClusterUnfit(str(error)) from None
+
     def _check_baseline(self, scenario: Scenario) -> None:
         """What can be told before anything is measured of whether it can be compared. SettingsError."""
         allow = self.settings.baseline_allow
@@ -97,10 +107,21 @@ class Run:
         facts: dict[str, Any] = {"kind": self.cluster_facts["kind"], "rate": self.speed_of(scenario)}
         if self.settings.cluster == "embedded":
             facts["shape"] = {"workers": self.settings.simulation.workers}
+        if "worker_count" in self.cluster_facts:
+            facts["shape"] = shape(self.cluster_facts)
+        sizes = scenario.sizes(self.settings)
         for each in theirs:
-            for name, said in differences(Conditions(facts), each.conditions).items():
+            size = _vms(each)
+            known = {**facts, "mix": self.settings.mix(size, "")} if self.settings.vm_mix and size in sizes else facts
+            for name, said in differences(Conditions(known), each.conditions).items():
                 if name not in allow:
                     raise SettingsError(f"--baseline {each.path}: {said}; --baseline-allow {name} to compare all the same")
+        if self.baselines and not {"vms", "missing"} & set(allow):
+            has = {_vms(each) for each in theirs}
+            for size in sizes:
+                if size not in has:
+                    told = f"{scenario.name} of {' and '.join(map(str, sorted(has)))} VMs there, {size} here"
+                    raise SettingsError(f"--baseline {theirs[0].path}: {told}; --baseline-allow vms to compare all the same")
 
     def speed_of(self, scenario: Scenario) -> float:
         """Cluster seconds a wall second while this scenario measures."""
@@ -229,12 +250,14 @@ class Run:
         path.write_text(json.dumps(state, indent=2, default=str) + "\n", encoding="utf-8")
         return path
 
-    def trouble_line(self, error: BaseException) -> str | None:
-        """One line for an error that is ours to explain, and remembered for the verdict; None for any other."""
+    def trouble_line(self, error: BaseException, markers: Iterable[str] = ()) -> str | None:
+        """One line for an error that is ours to explain, and remembered for the verdict; None for any other. `markers`: of the
+        suite that it came from."""
         if isinstance(error, SloBreach):
             return str(error)
         if isinstance(error, ClusterUnfit):
             kind, told = self.unfit, f"the cluster is not fit: {error}"
+            self.unfit_for.update(markers)
         elif isinstance(error, MeasurementFailed):
             kind, told = self.troubles, f"the measurement could not be taken: {error}"
         elif isinstance(error, ClusterError):
@@ -244,6 +267,11 @@ class Run:
         if str(error) not in kind:
             kind.append(str(error))
         return told
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether every further test would say again that the cluster is not fit. One suite that it does not fit stops no other."""
+        return bool(self.unfit) and (not self.cluster_fits or {each.marker for each in self.selected} <= self.unfit_for)
 
     # How it ends.
 
@@ -385,6 +413,11 @@ def breach(objective: Objective) -> str:
         margin = f", {-objective.margin_percent:.1f} % {'over' if objective.measured > objective.limit else 'below'}"
     limit = "" if objective.limit is None else f" against a limit of {objective.limit:g} {objective.unit}{margin}"
     return f"{objective.title} ({objective.id}), {objective.scope}: {objective.measured_text}{limit}. {objective.why}".rstrip()
+
+
+def _vms(saved: Saved) -> int:
+    """How many VMs a measurement was asked for with."""
+    return int(saved.measurement.parameters.get("vms") or saved.measurement.size)
 
 
 def _git_commit() -> str | None:

@@ -90,11 +90,24 @@ class Report(Protocol):
     def plan(run: Run) -> Plan: ...
 
 
+def _largest(settings: Settings) -> Sequence[int]:
+    return (settings.largest,)
+
+
+def _each_point(settings: Settings) -> Sequence[int]:
+    return settings.vms
+
+
+def _each_node_count(settings: Settings) -> Sequence[int]:
+    return [nodes * settings.vms_per_node for nodes in settings.nodes]
+
+
 @dataclass(frozen=True)
 class Scenario:
     """`prefix` begins its objectives' ids. `speed`: cluster seconds a wall second that the embedded cluster runs at while this
     scenario measures, unless --sim-speed says otherwise: as fast as its error stays below that of the procedure on a real cluster.
-    `record`: what is written of each VM; by it results files are read again."""
+    `record`: what is written of each VM; by it results files are read again. `sizes`: VMs of each measurement, as its parameters'
+    `vms` has them."""
 
     name: str  # as in the result files
     marker: str
@@ -104,6 +117,7 @@ class Scenario:
     speed: float
     disruptive: bool = False
     record: type[Record] = Record
+    sizes: Callable[[Settings], Sequence[int]] = _largest
 
     @property
     def judge(self) -> Judge:
@@ -115,9 +129,9 @@ class Scenario:
 
 
 ALL = (
-    Scenario("datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=30.0, record=DeployRecord),
-    Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0, record=BootRecord),
-    Scenario("fio", "latency", "latency", "I/O latency", "latency", speed=100.0, record=LatencyRecord),
+    Scenario("datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=30.0, record=DeployRecord, sizes=_each_point),
+    Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0, record=BootRecord, sizes=_each_point),
+    Scenario("fio", "latency", "latency", "I/O latency", "latency", speed=100.0, record=LatencyRecord, sizes=_each_node_count),
     Scenario("upgrade", "upgrade", "upgrade", "Cluster upgrade", "upgrade", speed=60.0, disruptive=True, record=UpgradeRecord),
 )
 

@@ -55,7 +55,6 @@ class Conditions:
 def conditions(measurement: Measurement, cluster: Mapping[str, Any], workload: Mapping[str, Any]) -> Conditions:
     """`cluster` and `workload` as in the result files."""
     storage = {key: workload.get(key) for key in ("storage_class", "access_mode", "volume_mode", "disk_size")}
-    shape = {"workers": cluster.get("worker_count"), **(cluster.get("node_shape") or {})}
     asked = {name: value for name, value in measurement.parameters.items() if name not in _NOT_COMPARED}
     known = {
         "version": measurement.version,
@@ -64,10 +63,15 @@ def conditions(measurement: Measurement, cluster: Mapping[str, Any], workload: M
         "mix": dict(sorted((workload.get("os_mix") or {}).items())),
         "rate": measurement.time_rate,
         "storage": storage,
-        "shape": shape,
+        "shape": shape(cluster),
         "parameters": asked,
     }
     return Conditions(known)
+
+
+def shape(cluster: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a cluster as in the result files."""
+    return {"workers": cluster.get("worker_count"), **(cluster.get("node_shape") or {})}
 
 
 def differences(now: Conditions, before: Conditions) -> dict[str, str]:

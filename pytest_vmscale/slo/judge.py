@@ -39,16 +39,16 @@ class Verdict:
 def verdict(
     objectives: Sequence[Objective], troubles: Sequence[str] = (), unfit: Sequence[str] = (), failures: Sequence[str] = ()
 ) -> Verdict:
-    """The verdict of a run. `unfit`: why the cluster does not suit the suite. `troubles`: what kept a measurement
-    from being taken. `failures`: tests that failed for a reason of their own. A broken objective outweighs trouble: what was
+    """The verdict of a run. `unfit`: why the cluster does not suit a suite. `troubles`: what kept a measurement
+    from being taken. `failures`: tests that failed for a reason of their own. A broken objective outweighs all else: what was
     measured does not get better by what was not."""
     everything = tuple(objectives)
-    if unfit:
-        return Verdict(Ruling.UNFIT, (*unfit, *troubles), everything)
     broken = [*(_sentence(each) for each in everything if each.outcome is Outcome.FAIL), *failures]
     doubts = [*troubles, *_doubts(each for each in everything if each.outcome is Outcome.INCONCLUSIVE)]
     if broken:
-        return Verdict(Ruling.FAIL, (*broken, *doubts), everything)
+        return Verdict(Ruling.FAIL, (*broken, *unfit, *doubts), everything)
+    if unfit:
+        return Verdict(Ruling.UNFIT, (*unfit, *doubts), everything)
     if doubts:
         return Verdict(Ruling.INCONCLUSIVE, tuple(doubts), everything)
     passed = sum(each.outcome is Outcome.PASS for each in everything)

@@ -229,7 +229,8 @@ def objective(outcome: Outcome) -> Objective:
         (["fail"], ["no API"], [], Ruling.FAIL),
         (["reported"], [], [], Ruling.INCONCLUSIVE),
         ([], [], [], Ruling.INCONCLUSIVE),
-        (["fail"], ["no API"], ["3 nodes"], Ruling.UNFIT),
+        (["fail"], ["no API"], ["3 nodes"], Ruling.FAIL),
+        (["pass"], ["no API"], ["3 nodes"], Ruling.UNFIT),
     ],
 )
 def test_verdicts(outcomes: list[str], troubles: list[str], unfit: list[str], ruling: Ruling) -> None:

@@ -48,6 +48,12 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("--background-pods", "0", "latency: pods that run and do nothing beside them"),
     ("--zones", "3", "migration: zones to divide the workers into, where vmscale.yaml names none of the site's own"),
     ("--zone-max-unavailable", "10", "migration: nodes of a zone that may be away at once, as a number or in percent"),
+    (
+        "--migration-trigger",
+        "machineconfig",
+        "migration: what empties the zone: machineconfig (its pool drains and reboots its nodes), drain (cordon and evict through the API), or vmim (a migration is asked for each VM)",
+    ),
+    ("--migration-pods", None, "migration: idle pods beside the VMs in the zone, evicted with them (default: 7 for each VM; none with vmim)"),
     ("--parallel-migrations", "20", "migration: live migrations at once on the cluster, set in HyperConverged and put back"),
     (
         "--upgrade-to",
@@ -67,7 +73,7 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
         None,
         "what belongs to the site: images, storage, network, SSH (default: vmscale.yaml beside the ini file, if there is one)",
     ),
-    ("--deadline", None, "give a scenario up after this much cluster time, e.g. 30m (default: three times its SLO)"),
+    ("--deadline", None, "give a scenario up after this much cluster time, e.g. 30m (default: three times its SLO, or what the SLO profile says)"),
     ("--provision-deadline", "4h", "give provisioning up after this much cluster time"),
     ("--ssh-interval", "2", "seconds of cluster time between two probes of a guest"),
     ("--ssh-via", None, "how guests are reached: direct, jump or port-forward (default: vmscale.yaml's ssh.via, else direct)"),
@@ -235,6 +241,9 @@ def settings(config: pytest.Config) -> Settings:
     until = value(config, "--deploy-until")
     if until not in ("cloned", "running", "ssh"):
         raise s.SettingsError(f"--deploy-until {until}: must be cloned, running or ssh")
+    trigger = value(config, "--migration-trigger")
+    if trigger not in ("machineconfig", "drain", "vmim"):
+        raise s.SettingsError(f"--migration-trigger {trigger}: must be machineconfig, drain or vmim")
     strategy = value(config, "--clone-strategy")
     if strategy not in ("profile", "copy", "snapshot", "csi-clone"):
         raise s.SettingsError(f"--clone-strategy {strategy}: must be copy, snapshot, csi-clone or profile")
@@ -255,6 +264,8 @@ def settings(config: pytest.Config) -> Settings:
         deploy_until=until,
         zones=int(number("--zones", 2, 50, whole=True)),
         zone_max_unavailable=s.parse_max_unavailable("--zone-max-unavailable", value(config, "--zone-max-unavailable")),
+        migration_trigger=trigger,
+        migration_pods=None if value(config, "--migration-pods") is None else int(number("--migration-pods", 0, whole=True)),
         parallel_migrations=int(number("--parallel-migrations", 1, 1000, whole=True)),
         outbound_migrations=int(number("--outbound-migrations", 1, 1000, whole=True)),
         upgrades=s.parse_upgrades(
@@ -348,6 +359,8 @@ def check_options_that_would_do_nothing(config: pytest.Config, found: Settings) 
                 raise SettingsError(f"{option}: is for the embedded cluster that a run starts itself, and another cluster is named")
     if asked("--zones") and found.site.zones:
         raise SettingsError(f"--zones: {found.site_file} names the site's zones: {', '.join(found.site.zones)}")
+    if found.migration_trigger == "vmim" and found.migration_pods:
+        raise SettingsError(f"--migration-pods {found.migration_pods}: no pod is evicted where migrations are asked for (--migration-trigger vmim)")
     if found.reuse_fleet and asked("--vm-mix"):
         raise SettingsError("--vm-mix: the fleet that --reuse-fleet names has its own mix")
 

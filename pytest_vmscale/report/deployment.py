@@ -109,7 +109,7 @@ def plan(run: Run) -> Plan:
         change.append(f"StorageProfile {storage_class}: spec.cloneStrategy becomes {settings.clone_strategy}, and is put back afterwards")
     told = [
         f"deployment of {point.named}: first create request to the last VM {settings.deploy_until}; each VM's clone time; given up after "
-        f"{deadline_seconds(settings):.0f} s; then that everything of it is removed"
+        f"{deadline_seconds(settings, run.profile, point.vms):.0f} s; then that everything of it is removed"
         for point in points(settings)
     ]
     return Plan(tuple(dict.fromkeys(create)), tuple(change), tuple(told), tuple(needs))

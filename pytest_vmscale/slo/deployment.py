@@ -56,9 +56,9 @@ def bulk_sizes(settings: Settings, vms: int) -> tuple[int | None, ...]:
     return settings.bulk_sizes or ((DEFAULT_BULK if vms > DEFAULT_BULK else None),)
 
 
-def deadline_seconds(settings: Settings) -> float:
+def deadline_seconds(settings: Settings, profile: Profile, vms: int) -> float:
     """Cluster seconds after which one deployment is given up."""
-    return settings.deadline_seconds or settings.provision_deadline_seconds
+    return settings.deadline_seconds or profile.deployment.deadline.of(vms)
 
 
 def deadlines_seconds(settings: Settings, profile: Profile, tolerance_percent: float) -> list[float]:
@@ -77,7 +77,7 @@ def deadlines_seconds(settings: Settings, profile: Profile, tolerance_percent: f
         raise SettingsError(
             f"--clone-strategy {settings.clone_strategy}: edits the storage class' StorageProfile, which is cluster-scoped: give --allow-disruptive"
         )
-    return [deadline_seconds(settings)] * len(points(settings))
+    return [deadline_seconds(settings, profile, point.vms) for point in points(settings)]
 
 
 def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) -> tuple[Objective, ...]:

@@ -126,7 +126,18 @@ class BestBulk(_Block):
     source: Source
 
 
+class Deadline(Sourced):
+    """When one measurement is given up, unless --deadline says it."""
+
+    seconds: Seconds
+    seconds_per_vm: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+    def of(self, vms: int) -> float:
+        return self.seconds + self.seconds_per_vm * vms
+
+
 class Deployment(_Block):
+    deadline: Deadline
     every_vm_deployed: Share
     clone_strategy: Share
     nothing_left: Sourced
@@ -141,6 +152,7 @@ def _no_deployment_limits() -> Deployment:
     source = "this project: the profile says nothing of deployments"
     share, none = Share(minimum_percent=100.0, source=source), Points(points={}, source=source)
     return Deployment(
+        deadline=Deadline(seconds=600.0, seconds_per_vm=10.0, source=source),
         every_vm_deployed=share,
         clone_strategy=share,
         nothing_left=Sourced(source=source),
@@ -183,6 +195,49 @@ def _no_latency_limits() -> Latency:
     spread = Spread(source=source)
     return Latency(
         every_vm_reported=share, achieved_iops=share, added_read=none, added_write=none, baseline_variance=spread, node_spread=spread
+    )
+
+
+class Average(_Block):
+    """The mean over the VMs of one OS. moves_by: what it is of. None: reported, not judged."""
+
+    seconds: Seconds | None = None
+    moves_by: Literal["live-migration", "restart"] = "live-migration"
+    source: Source
+
+
+class Migration(_Block):
+    """By VMs in the zone, where there are points. They are of a machine config that reboots it; other triggers are reported."""
+
+    every_vm_moved: Share
+    failures: Sourced
+    limits: Sourced
+    zone_duration: Points
+    drain_time: Points  # while at least one node is cordoned and not drained yet
+    node_wait: Points  # the rest
+    vms_off: Points
+    pods_back: Share
+    average_rhel: Average
+    average_windows: Average
+    average_fedora: Average
+
+
+def _no_migration_limits() -> Migration:
+    """Of a profile that says nothing of migrations."""
+    source = "this project: the profile says nothing of migrations"
+    share, said, none, average = Share(minimum_percent=100.0, source=source), Sourced(source=source), Points(points={}, source=source), Average(source=source)
+    return Migration(
+        every_vm_moved=share,
+        failures=said,
+        limits=said,
+        zone_duration=none,
+        drain_time=none,
+        node_wait=none,
+        vms_off=none,
+        pods_back=share,
+        average_rhel=average,
+        average_windows=average,
+        average_fedora=average,
     )
 
 
@@ -233,6 +288,7 @@ class Profile(_Block):
     bootstorm: BootStorm
     deployment: Deployment = Field(default_factory=_no_deployment_limits)
     latency: Latency = Field(default_factory=_no_latency_limits)
+    migration: Migration = Field(default_factory=_no_migration_limits)
     upgrade: Upgrade = Field(default_factory=_no_upgrade_limits)
     objectives: dict[ObjectiveId, OwnObjective] = {}
     severity: dict[ObjectiveId, Severity] = {}  # of the scenarios' objectives; what is not named gates

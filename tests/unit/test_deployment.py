@@ -212,7 +212,7 @@ def test_bulk_sizes_that_are_none(text, told):
 def test_what_cannot_be_run_as_asked_is_refused(settings_of, changes, told):
     with pytest.raises(SettingsError, match=told):
         slo.deadlines_seconds(settings_of(**changes), PROFILE, 10)
-    assert slo.deadlines_seconds(settings_of(cluster="real", clone_strategy="copy", allow_disruptive=True), PROFILE, 10) == [14400.0]
+    assert slo.deadlines_seconds(settings_of(cluster="real", clone_strategy="copy", allow_disruptive=True), PROFILE, 10) == [1600.0]
 
 
 @pytest.fixture

@@ -112,6 +112,7 @@ class _Upgrade:
         self.probes, self.may_restart, self.deadline, self.parameters = probes, may_restart, deadline_seconds, parameters
         self.t0: float | None = None  # cluster time of the request
         self.ended: float | None = None  # cluster time at which the upgrade was complete, or given up
+        self.looked: float | None = None  # cluster time at which nothing was looked at any more
         self.how = ""
         self.changed = asyncio.Event()
         self.version = VersionWatch(cluster, clock, hop, state, self.changed.set)
@@ -146,6 +147,7 @@ class _Upgrade:
                     await self._until(lambda: all(pool.updated for pool in self.nodes.pools.values()), tasks, self.deadline)
                 self.ended = self.clock.now()
                 await self._until(self._all_back, tasks, self.at(self.ended) + BACK_SECONDS)
+                self.looked = self.clock.now()
         finally:
             for task in tasks:
                 task.cancel()
@@ -174,8 +176,9 @@ class _Upgrade:
     async def _ask(self, asker: Asker, on_progress: Callable[[Progress], None] | None) -> list[asyncio.Task[Any]]:
         """Begin to look, and ask for the upgrade. Returns what goes on until the end."""
         self.vms.begin()
-        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each.run()) for each in (*self.api, self.probes)]
         self.t0 = self.clock.now()
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each.run(self.t0)) for each in self.api]
+        tasks.append(asyncio.create_task(self.probes.run()))
         self.nodes.begin()
         self.operators.begin(self.t0)
         self.version.begin(self.t0)
@@ -223,7 +226,7 @@ class _Upgrade:
     # -- what was measured ------------------------------------------------------------------------------------------
 
     def measurement(self, incomplete: str | None) -> Measurement:
-        now = self.clock.now()
+        now = self.looked or self.clock.now()
         t0, ended = self.t0 or now, self.ended or now
         return Measurement(
             scenario=SCENARIO,
@@ -239,14 +242,14 @@ class _Upgrade:
                 for watch in self.watches
                 for each in watch.gaps
             ),
-            details=self._details(now, t0),
+            details=self._details(t0, ended, now),
             complete=incomplete is None,
             incomplete_reason=incomplete,
             named=f"{self.state.current} to {self.hop.version}",
             time_rate=self.clock.rate,
         )
 
-    def _details(self, now: float, t0: float) -> dict[str, Any]:
+    def _details(self, t0: float, ended: float, now: float) -> dict[str, Any]:
         times, vms = self.version.times, self.vms.vms.values()
         return {
             "from": self.state.current,
@@ -267,7 +270,7 @@ class _Upgrade:
             "unhealthy": self.operators.unhealthy(self.state.current, self.hop.version),
             "pools": self._pools(),
             "nodes": self._nodes(),
-            "api": {each.name: each.found() for each in self.api},
+            "api": {each.name: each.found(now) for each in self.api},
             "ssh_interval_seconds": self.probes.interval_seconds,
             "vms": {
                 "restarted": sum(vm.restarts > 0 for vm in vms),
@@ -275,6 +278,7 @@ class _Upgrade:
                 "migrations": sum(vm.migrations for vm in vms),
             },
             "io": io_windows(self.barrier, self.io, t0) if self.barrier else [],
+            "ended_seconds": self.at(ended),
             "measured_seconds": self.at(now),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,8 +28,17 @@ OUTAGES_KEPT, POINTS_KEPT = 50, 400
 
 
 @dataclass(frozen=True)
+class Asked:
+    """One probe of the API. `at`: seconds from the start, when it was sent. why: what was wrong with it, or empty."""
+
+    at: float
+    latency_wall_seconds: float
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Outage:
-    """A time without a good answer: cluster seconds from the start, from the first probe that failed to the first that did not."""
+    """A time without a good answer: seconds from the start, from the first probe that failed to the sending of the next that did not."""
 
     start_seconds: float
     end_seconds: float
@@ -39,9 +49,23 @@ class Outage:
         return self.end_seconds - self.start_seconds
 
 
+def outages(asked: Sequence[Asked], end: float) -> list[Outage]:
+    """Of probes in the order in which they were sent. One that has not ended lasts until the end."""
+    found, first = [], None
+    for each in asked:
+        if each.why:
+            first = first or each
+        elif first is not None:
+            found.append(Outage(first.at, each.at, first.why))
+            first = None
+    return [*found, *([Outage(first.at, end, first.why)] if first else [])]
+
+
 @dataclass
 class ApiProbe:
-    """One kind of request, sent each second whether the one before was answered or not. Each probe is tried once."""
+    """One kind of request, sent each second whether the one before was answered or not. Each probe is tried once.
+
+    Times are cluster time, but for how long an answer took: the embedded cluster's server is as fast as this machine lets it be."""
 
     name: str
     method: str
@@ -49,18 +73,13 @@ class ApiProbe:
     clock: Clock
     cluster: Cluster
     body: Any = None
-    began: float = 0.0
-    sent: int = 0
-    failed: int = 0
-    latencies: list[tuple[float, float]] = field(default_factory=list)  # when sent, and cluster seconds until answered
-    outages: list[Outage] = field(default_factory=list)
-    _down: tuple[float, str] | None = None
-    _last_good: float = -math.inf
+    t0: float = 0.0
+    asked: list[Asked] = field(default_factory=list)  # as they were answered
 
-    async def run(self) -> None:
-        """Until cancelled."""
+    async def run(self, t0: float) -> None:
+        """Until cancelled. t0: the start, cluster time."""
         running: set[asyncio.Task[None]] = set()
-        due = self.began = self.clock.now()
+        self.t0, due = t0, self.clock.now()
         try:
             while True:
                 task = asyncio.create_task(self._one())
@@ -74,41 +93,32 @@ class ApiProbe:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def _one(self) -> None:
-        at = self.clock.now() - self.began
-        self.sent += 1
+        sent, why = time.monotonic(), ""
         try:
             async with asyncio.timeout(max(self.clock.wall(API_TIMEOUT_SECONDS), API_TIMEOUT_FLOOR_WALL_SECONDS)):
                 await self.cluster.send(self.method, self.path, body=self.body, tries=1, content_type=PATCH if self.body else JSON)
-        except (ApiError, TimeoutError) as error:
-            self.failed += 1
-            reason = error.reason if isinstance(error, ApiError) else "timed out"
-            if at > self._last_good and (self._down is None or at < self._down[0]):
-                self._down = (at, reason)
-            return
-        self.latencies.append((at, self.clock.now() - self.began - at))
-        if at > self._last_good:
-            self._last_good = at
-            if self._down is not None and at > self._down[0]:
-                self.outages.append(Outage(self._down[0], at, self._down[1]))
-                self._down = None
+        except ApiError as error:
+            why = error.attempts[-1].reason if error.attempts else str(error)
+        except TimeoutError:
+            why = "no answer in time"
+        self.asked.append(Asked(self.clock.at(sent) - self.t0, time.monotonic() - sent, why))
 
-    def found(self) -> dict[str, Any]:
-        """As the details of a measurement have it. An outage that has not ended lasts until now."""
-        now = self.clock.now() - self.began
-        outages = [*self.outages, *([Outage(self._down[0], now, self._down[1])] if self._down else [])]
-        values = sorted(seconds for _, seconds in self.latencies)
-        longest = sorted(outages, key=lambda each: -each.seconds)[:OUTAGES_KEPT]
+    def found(self, now: float) -> dict[str, Any]:
+        """As the details of a measurement have it, until now (cluster time)."""
+        asked = sorted(self.asked, key=lambda each: each.at)
+        good = [each for each in asked if not each.why]
+        values = sorted(each.latency_wall_seconds for each in good)
+        down = outages(asked, now - self.t0)
+        longest = sorted(down, key=lambda each: -each.seconds)[:OUTAGES_KEPT]
         return {
-            "probes": self.sent,
-            "failed": self.failed,
-            "longest_outage_seconds": max((each.seconds for each in outages), default=0.0) if values else None,
-            "outage_seconds": sum(each.seconds for each in outages) if values else None,
-            "outages": [
-                [each.start_seconds, each.end_seconds, each.reason] for each in sorted(longest, key=lambda each: each.start_seconds)
-            ],
+            "probes": len(asked),
+            "failed": len(asked) - len(good),
+            "longest_outage_seconds": max((each.seconds for each in down), default=0.0) if good else None,
+            "outage_seconds": sum(each.seconds for each in down) if good else None,
+            "outages": sorted([each.start_seconds, each.end_seconds, each.reason] for each in longest),
             **{f"p{percent}_seconds": values[math.ceil(percent / 100 * len(values)) - 1] if values else None for percent in PERCENTILES},
             "max_seconds": values[-1] if values else None,
-            "curve": worst_of_each(self.latencies),
+            "curve": worst_of_each([(each.at, each.latency_wall_seconds) for each in good]),
         }
 
 

@@ -13,7 +13,7 @@ from pytest_vmscale.model import Measurement, Objective
 from pytest_vmscale.report.charts import BLUE, GREEN, GREY, ORANGE, RED, SKY, legend, new_figure
 from pytest_vmscale.report.files import csv_text
 from pytest_vmscale.report.tables import worst_table
-from pytest_vmscale.report.terminal import count, failed_lines, heading_lines, wrap
+from pytest_vmscale.report.terminal import count, cut, failed_lines, heading_lines, wrap
 from pytest_vmscale.scenarios import Chart, Plan, Table
 from pytest_vmscale.slo.upgrade import not_reached, upgrade_records
 
@@ -134,10 +134,10 @@ def _one(measurement: Measurement, subtitle: str) -> list[str]:
     seconds = measurement.duration_seconds
     heading += f"{details.get('state')}, not complete" if seconds is None else f"complete in {seconds / 60:.1f} min ({seconds:.0f} s)"
     found = heading_lines(measurement, heading, subtitle)
-    own = details.get("object_seconds")
     said = f"Asked for by {details.get('asked_by')}" + (f", on channel {details['channel']}" if details.get("channel") else "") + "."
-    if own is not None and seconds is not None:
-        said += f" By ClusterVersion's own timestamps it took {own:.0f} s."
+    if details.get("completed_seconds") is not None:
+        late = ", at the latest" if details.get("seen_late") else ""
+        said += f" Completed {details['completed_seconds']:.1f} s after the request, as this run saw it{late}."
     found += wrap(said, "")
     if seconds is None:
         found += wrap(f"Not reached: {not_reached(measurement)}.", "", "    ")
@@ -161,10 +161,11 @@ def _operator_lines(details: Mapping[str, Any]) -> list[str]:
         troubled = [f"{each['name']} for {_open_seconds(each[key], details):.0f} s" for each in operators if each[key]]
         if troubled:
             said += f" {what.capitalize()} meanwhile: {', '.join(troubled[:_SHOWN])}."
-    failing = details.get("failing") or []
-    if failing:
-        said += f" ClusterVersion was Failing {count(len(failing), 'time')}: {'; '.join(dict.fromkeys(each[2] for each in failing))[:300]}."
-    return wrap(said, "")
+    found = wrap(said, "")
+    for start, end, what in (details.get("failing") or [])[:_SHOWN]:
+        lasted = f"for {end - start:.0f} s" if end is not None else f"since {start:.0f} s, to the end"
+        found += wrap(f"ClusterVersion was Failing {lasted}: {cut(what, 160)}", "", "    ")
+    return found
 
 
 def _open_seconds(windows: Sequence[Sequence[float | None]], details: Mapping[str, Any]) -> float:

@@ -10,7 +10,7 @@ from pytest_vmscale.settings import Settings, SettingsError
 from pytest_vmscale.slo.objectives import at_least, at_most
 from pytest_vmscale.slo.profile import Profile
 
-DEADLINE_FACTOR = 3.0  # an upgrade is given up after this multiple of its limit
+DEADLINE_FACTOR = 2.0  # an upgrade is given up after this multiple of its limit
 NAMED_AT_MOST = 5
 
 
@@ -141,7 +141,7 @@ def judge_together(measurements: Sequence[Measurement], profile: Profile, tolera
 def not_reached(measurement: Measurement) -> str:
     """Why the version was not reached: the last that the ClusterVersion said, and the operators that were not done."""
     details = measurement.details
-    after = f"not complete after {details.get('measured_seconds', measurement.deadline_seconds):.0f} s"
+    after = f"not complete after {details.get('ended_seconds', measurement.deadline_seconds):.0f} s"
     said = [details["refused"]] if details.get("refused") else [details.get("message") or "ClusterVersion said nothing"]
     if details.get("superseded"):
         said = [f"somebody asked for {details['superseded']} meanwhile"]

@@ -26,7 +26,7 @@ MARKERS = {
     "density": "as many VMs on one node as it takes",
     "preflight": "is the cluster fit for the suites",
     "sweep": "judges all points of a sweep together",
-    "own_objective": "judges what the SLO profile adds",
+    "own_objective": "judges what the SLO profile adds: own_objective(name of the scenario)",
     "comparison": "compares what was measured with --baseline",
     "disruptive": "reboots nodes, edits cluster-scoped objects or upgrades: needs --allow-disruptive on a real cluster",
 }
@@ -99,13 +99,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "vms" in metafunc.fixturenames and RUN in metafunc.config.stash:
         counts = metafunc.config.stash[RUN].settings.vms
         metafunc.parametrize("vms", counts, ids=[f"{count}-vms" for count in counts], scope="module")
-    if "own_objective" in metafunc.fixturenames and RUN in metafunc.config.stash:
+    mark = metafunc.definition.get_closest_marker("own_objective")
+    if mark and RUN in metafunc.config.stash:
         from .scenarios import of_objective
 
-        own = metafunc.config.stash[RUN].profile.objectives
-        if own:
-            marks = [getattr(pytest.mark, of_objective(each).marker) for each in own]
-            metafunc.parametrize("own_objective", [pytest.param(each, marks=mark) for each, mark in zip(own, marks, strict=True)])
+        own = [each for each in metafunc.config.stash[RUN].profile.objectives if of_objective(each).name == mark.args[0]]
+        metafunc.parametrize("own_objective", own or [None])
 
 
 @pytest.hookimpl(trylast=True)
@@ -122,15 +121,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             raise pytest.UsageError(
                 f"{disruptive[0]} reboots nodes or edits cluster-scoped objects: give --allow-disruptive, or deselect it with -m 'not disruptive'"
             )
-    # One point is no sweep, and without a baseline nothing is compared: there is nothing to skip, and nothing to report.
+    # One point is no sweep, without a baseline nothing is compared, and most profiles add nothing: there is nothing to skip or report.
     unneeded = [item for item in items if item.get_closest_marker("sweep") and not run.settings.is_sweep(scenarios([item]))]
     if not run.settings.baselines:
         unneeded += [item for item in items if item.get_closest_marker("comparison")]
-    unneeded += [item for item in items if item.get_closest_marker("own_objective") and not hasattr(item, "callspec")]
+    unneeded += [item for item in items if item.get_closest_marker("own_objective") and _parameter(item, "own_objective") is None]
     if unneeded:
         items[:] = [item for item in items if item not in unneeded]
         config.hook.pytest_deselected(items=unneeded)
-    items.sort(key=lambda item: bool(item.get_closest_marker("own_objective") or item.get_closest_marker("comparison")))  # when all is measured
     try:
         run.select(scenarios(items))
     except SettingsError as error:
@@ -141,6 +139,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if scenarios([item]) and not item.get_closest_marker("timeout"):
             # The last resort, above every deadline of the procedures themselves.
             item.add_marker(pytest.mark.timeout(run.last_resort_wall_seconds(), method="signal"))
+
+
+def _parameter(item: pytest.Item, name: str) -> Any:
+    return item.callspec.params.get(name) if hasattr(item, "callspec") else None
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

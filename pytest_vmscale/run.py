@@ -351,42 +351,26 @@ class Check:
         self._run.judged_together(of_objective(objective_id))
         return self._assert(objective_id, measurements, None)
 
-    def check_own(self, objective_id: str) -> None:
-        """An objective that the profile adds, of every measurement of its scenario."""
+    def check_no_regression(self, measurement: Measurement) -> None:
+        """Of one measurement, against the baseline's."""
         __tracebackhide__ = True
-        name = of_objective(objective_id).name
-        taken = [each for each in self._run.measurements if each.scenario == name]
-        if not taken:
-            raise MeasurementFailed(f"nothing was measured that {objective_id} could be judged of")
-        broken = []
-        for each in taken:
-            try:
-                self._assert(objective_id, [each], each.scope)
-            except SloBreach as error:
-                broken.append(str(error))
-        if broken:
-            raise SloBreach("\n".join(broken))
-
-    def check_no_regression(self, scenario: Scenario) -> None:
-        """Of all measurements of a scenario against the baseline's."""
-        __tracebackhide__ = True
-        import pytest
-
         compared = self._run.compared()
-        found = compared.of(scenario.name) if compared else None
-        if not compared or not found:
-            if any(each.measurement.scenario == scenario.name for each in self._run.baselines):
-                raise MeasurementFailed(f"{scenario.title}: nothing was measured that could be compared with the baseline")
-            pytest.skip(f"neither this run nor the baseline has a {scenario.title.lower()}")
+        if compared is None:
+            raise MeasurementFailed("without --baseline there is nothing to compare with")
+        found = compared.of(measurement)
         from .report.allure import attach_comparison
 
         for name, value in found.properties.items():
             self._record_property(name, value)
-        attach_comparison(scenario, found, self._run)
+        attach_comparison(measurement, found, self._run)
         if found.regressions:
             raise SloBreach("\n".join(found.regressions))
         if found.troubles:
             raise MeasurementFailed(found.troubles[0])
+        if not any(each.changes for each in found.comparisons):
+            import pytest
+
+            pytest.skip("the baseline has none of this, which --baseline-allow missing allows")
 
     def _assert(self, objective_id: str, measurements: Sequence[Measurement], scope: str | None) -> Objective:
         __tracebackhide__ = True

@@ -20,6 +20,14 @@ class TestBootStorm:
     def test_boot_time_percentile(self, boot_storm, slo, percent):
         slo.check(boot_storm, f"bootstorm.boot_time_p{percent}")
 
+    @pytest.mark.own_objective("boot-storm")
+    def test_own_objective(self, boot_storm, slo, own_objective):
+        slo.check(boot_storm, own_objective)
+
+    @pytest.mark.comparison
+    def test_no_regression(self, boot_storm, slo):
+        slo.check_no_regression(boot_storm)
+
 
 @pytest.mark.sweep
 class TestBootStormSweep:

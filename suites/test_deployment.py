@@ -39,6 +39,14 @@ class TestDeployment:
     def test_clone_time_percentile(self, deployment, slo, percent):
         slo.check(deployment, f"deployment.clone_time_p{percent}")
 
+    @pytest.mark.own_objective("datasource-clone")
+    def test_own_objective(self, deployment, slo, own_objective):
+        slo.check(deployment, own_objective)
+
+    @pytest.mark.comparison
+    def test_no_regression(self, deployment, slo):
+        slo.check_no_regression(deployment)
+
 
 @pytest.mark.sweep
 class TestDeploymentSweep:

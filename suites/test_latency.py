@@ -32,6 +32,14 @@ class TestLatency:
     def test_no_node_stands_out(self, latency, slo):
         slo.check(latency, "latency.node_spread")
 
+    @pytest.mark.own_objective("fio")
+    def test_own_objective(self, latency, slo, own_objective):
+        slo.check(latency, own_objective)
+
+    @pytest.mark.comparison
+    def test_no_regression(self, latency, slo):
+        slo.check_no_regression(latency)
+
 
 @pytest.mark.sweep
 class TestLatencySweep:

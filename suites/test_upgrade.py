@@ -36,3 +36,11 @@ class TestUpgrade:
 
     def test_vm_downtime(self, upgraded, slo):
         slo.check(upgraded, "upgrade.vm_downtime")
+
+    @pytest.mark.own_objective("upgrade")
+    def test_own_objective(self, upgraded, slo, own_objective):
+        slo.check(upgraded, own_objective)
+
+    @pytest.mark.comparison
+    def test_no_regression(self, upgraded, slo):
+        slo.check_no_regression(upgraded)

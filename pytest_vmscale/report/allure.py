@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmscale.model import Measurement, Objective, Outcome
-from pytest_vmscale.scenarios import Scenario, of_objective
+from pytest_vmscale.scenarios import named, of_objective
 
 if TYPE_CHECKING:
     from pytest_vmscale.report.comparison import Compared
@@ -102,8 +102,8 @@ def attach(objective: Objective, measurements: Sequence[Measurement], run: Repor
     allure.attach("\n".join(scenario.report.lines(measurements, subtitle)), name="Summary", attachment_type=allure.attachment_type.TEXT)
 
 
-def attach_comparison(scenario: Scenario, compared: Compared, run: Reported) -> None:
-    """What the running test shows of a scenario's comparison with the baseline."""
+def attach_comparison(measurement: Measurement, compared: Compared, run: Reported) -> None:
+    """What the running test shows of a measurement's comparison with the baseline."""
     if not active():
         return
     import allure
@@ -113,17 +113,15 @@ def attach_comparison(scenario: Scenario, compared: Compared, run: Reported) -> 
 
     dynamic: Any = allure.dynamic
     dynamic.epic(EPIC)
-    dynamic.feature(scenario.title)
+    dynamic.feature(named(measurement.scenario).title)
     dynamic.story("No regression against the baseline")
     dynamic.severity(allure.severity_level.CRITICAL)
     found = comparison.lines(compared)
     dynamic.description("\n".join(["```", *found, "```"]))
-    for each in run.measurements:
-        if each.scenario == scenario.name:
-            before = [theirs.measurement for theirs in run.baselines if theirs.measurement.scenario == scenario.name]
-            figure = comparison.chart(each, [theirs for theirs in before if theirs.scope == each.scope], run.subtitle(each))
-            if figure is not None:
-                allure.attach(svg(figure), name=f"Now and before, {each.scope}", attachment_type=allure.attachment_type.SVG)
+    before = [each.measurement for each in comparison.candidates(measurement, run.baselines)]
+    figure = comparison.chart(measurement, before, run.subtitle(measurement))
+    if figure is not None:
+        allure.attach(svg(figure), name="Now and before", attachment_type=allure.attachment_type.SVG)
     allure.attach(comparison.html_table(compared.comparisons), name="All figures", attachment_type=allure.attachment_type.HTML)
 
 

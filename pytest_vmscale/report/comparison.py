@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,10 @@ class Compared:
     def found(self, finding: Finding) -> list[tuple[Comparison, Change]]:
         return [(each, change) for each in self.comparisons for change in each.found(finding)]
 
-    def of(self, scenario: str) -> Compared | None:
-        """Those of one scenario; None if there are none."""
-        own = tuple(each for each in self.comparisons if each.scenario == scenario)
-        return Compared(own, self.baselines, self.tolerance_percent) if own else None
+    def of(self, measurement: Measurement) -> Compared:
+        """That of one measurement."""
+        own = tuple(each for each in self.comparisons if (each.scenario, each.scope) == (measurement.scenario, measurement.scope))
+        return Compared(own, self.baselines, self.tolerance_percent)
 
     @property
     def properties(self) -> dict[str, str]:
@@ -67,9 +67,8 @@ def against(
     """Each measurement against the baseline's of its scenario and scope. `allow`: names of slo.baseline.ALLOWANCES that may differ,
     or `missing`. What cannot be compared says why."""
     found: list[Comparison] = []
-    pairs: list[tuple[int, Measurement, list[Measurement]]] = []
     for measurement, now in taken:
-        theirs = _candidates(measurement, baselines, allow)
+        theirs = candidates(measurement, baselines, allow)
         differ: dict[str, None] = {}
         insisted: dict[str, None] = {}
         for each in theirs:
@@ -81,12 +80,8 @@ def against(
         if not measurement.complete or not measurement.size:
             differ["this measurement was cut short"] = None
         runs = tuple(dict.fromkeys(each.run_id for each in theirs))
-        if theirs and not differ:
-            pairs.append((len(found), measurement, [each.measurement for each in theirs]))
-        found.append(Comparison(measurement.scenario, measurement.scope, runs, (), tuple(differ), tuple(insisted)))
-    changes = compare([(now, before) for _, now, before in pairs], tolerance_percent)
-    for (place, _, _), own in zip(pairs, changes, strict=True):
-        found[place] = replace(found[place], changes=own)
+        changes = compare(measurement, [each.measurement for each in theirs], tolerance_percent) if theirs and not differ else ()
+        found.append(Comparison(measurement.scenario, measurement.scope, runs, changes, tuple(differ), tuple(insisted)))
     about = [
         {
             "run_id": each.run_id,
@@ -100,7 +95,7 @@ def against(
     return Compared(tuple(found), tuple(about), tolerance_percent)
 
 
-def _candidates(measurement: Measurement, baselines: Sequence[Saved], allow: Sequence[str]) -> list[Saved]:
+def candidates(measurement: Measurement, baselines: Sequence[Saved], allow: Sequence[str] = ("vms",)) -> list[Saved]:
     """Of the same scope; or, where the number of VMs or the parameters may differ, of the only scope that there is."""
     own = [each for each in baselines if each.measurement.scenario == measurement.scenario]
     same = [each for each in own if each.measurement.scope == measurement.scope]
@@ -276,7 +271,7 @@ def write_comparison_charts(
 
     written = []
     for each in measurements:
-        figure = chart(each, [theirs.measurement for theirs in _candidates(each, baselines, ("vms",))], subtitle(each))
+        figure = chart(each, [theirs.measurement for theirs in candidates(each, baselines)], subtitle(each))
         if figure is not None:
             slug = re.sub(r"[^a-z0-9]+", "-", each.scope.lower()).strip("-")
             written.append(write(figure, folder / f"{each.scenario}_{slug}_comparison.svg"))

@@ -1,8 +1,11 @@
 """Is this run worse than earlier ones? Every metric is compared by its distribution, and whole runs by their figures.
 
 A regression is a change for the worse that is both larger than the tolerance and outside the noise. The noise of a percentile
-is the larger of two: what chance makes of so many VMs (bootstrap), and what runs differ by among themselves. All comparisons of
-a run share one chance of a false alarm (Bonferroni): with a hundred comparisons, one in a hundred is off by chance.
+is the larger of two: what chance makes of so many VMs (bootstrap), and what runs differ by among themselves. All figures of
+a measurement share one chance of a false alarm (Bonferroni): of a hundred figures, one in a hundred is off by chance.
+
+Chance among VMs is overrated where they wait for each other: in a queue the next VM takes the place of one that was slow, and the
+percentiles of runs hardly differ. Several runs of the baseline tell by how much it is (`_dependence`).
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.float64]
 
-FALSE_ALARM = 0.01  # the chance that a run that changed nothing is called a regression, over all of its comparisons
+FALSE_ALARM = 0.002  # the chance that a measurement that changed nothing is called a regression, over all of its figures
 RESAMPLES = 2000
 SEED = 20220215  # the same files give the same intervals
 TAIL_LEAST = 5  # VMs beyond a percentile: with fewer it is a matter of one VM
@@ -145,13 +148,13 @@ class Comparison:
         return tuple(each for each in self.changes if each.finding is finding)
 
 
-def compare(taken: Sequence[tuple[Measurement, Sequence[Measurement]]], tolerance_percent: float) -> list[tuple[Change, ...]]:
-    """The changes of each measurement against its baseline, which is one run or several under the same conditions."""
-    raw = [_changes(now, before) for now, before in taken]
-    judged = sum(each.noise_percent is not None or each.sure is not None for changes in raw for each in changes)
+def compare(now: Measurement, before: Sequence[Measurement], tolerance_percent: float) -> tuple[Change, ...]:
+    """The changes of a measurement against its baseline, which is one run or several under the same conditions."""
+    raw = _changes(now, before)
+    judged = sum(each.noise_percent is not None or each.sure is not None for each in raw)
     # Two-sided: as many changes for the better are looked for.
     chance = FALSE_ALARM / max(1, judged) / 2
-    return [tuple(_judge(each, tolerance_percent, chance) for each in changes) for changes in raw]
+    return tuple(_judge(each, tolerance_percent, chance) for each in raw)
 
 
 @dataclass(frozen=True)

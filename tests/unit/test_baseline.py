@@ -35,7 +35,7 @@ def storm(seed: int, vms: int = 1000, tail: float = 1.0, failed: int = 0) -> Mea
 
 
 def found(now: Measurement, *before: Measurement, tolerance: float = 5) -> list[Change]:
-    return list(compare([(now, before)], tolerance)[0])
+    return list(compare(now, before, tolerance))
 
 
 def those(changes: list[Change], finding: Finding) -> set[str]:

@@ -290,7 +290,7 @@ class MigrationRecord(Record):
         "restart_start_seconds",
     )
     OUTCOME = "time_to_moved_seconds"
-    FIGURES = ("vms_off_seconds", "node_wait_seconds")
+    FIGURES = ("vms_off_seconds", "drain_seconds", "node_wait_seconds")
 
     moves_by: str
     node_before: str | None = None

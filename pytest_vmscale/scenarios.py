@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from .model import BootRecord, DeployRecord, LatencyRecord, Measurement, Objective, Record, UpgradeRecord
+from .model import BootRecord, DeployRecord, LatencyRecord, Measurement, MigrationRecord, Objective, Record, UpgradeRecord
 from .rights import Right
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ ALL = (
     Scenario("datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=30.0, record=DeployRecord, sizes=_each_point),
     Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0, record=BootRecord, sizes=_each_point),
     Scenario("fio", "latency", "latency", "I/O latency", "latency", speed=100.0, record=LatencyRecord, sizes=_each_node_count),
+    Scenario("migration", "migration", "migration", "Migration", "migration", speed=40.0, disruptive=True, record=MigrationRecord),
     Scenario("upgrade", "upgrade", "upgrade", "Cluster upgrade", "upgrade", speed=60.0, disruptive=True, record=UpgradeRecord),
 )
 

@@ -263,6 +263,8 @@ class Settings:
     deploy_until: Literal["cloned", "running", "ssh"]
     zones: int  # to make, where the site has none
     zone_max_unavailable: int | str
+    migration_trigger: Literal["machineconfig", "drain", "vmim"]
+    migration_pods: int | None  # None: so many for each VM
     parallel_migrations: int
     outbound_migrations: int
     upgrades: tuple[Upgrade, ...]  # one after the other

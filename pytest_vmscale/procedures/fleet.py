@@ -26,8 +26,9 @@ from .vmi import VMIS
 VMS = "/apis/kubevirt.io/v1/virtualmachines"
 DATA_VOLUMES = "/apis/cdi.kubevirt.io/v1beta1/datavolumes"
 NAMESPACES = "/api/v1/namespaces"
-# What a fleet consists of on a cluster, in the order in which it goes.
+# What a fleet consists of on a cluster, in the order in which it goes. Idle pods go with their Deployments, which would make new ones.
 PARTS = (
+    "/apis/apps/v1/deployments",
     "/apis/kubevirt.io/v1/virtualmachineinstancemigrations",
     VMS,
     VMIS,

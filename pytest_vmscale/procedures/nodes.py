@@ -16,9 +16,11 @@ from ..cluster.requests import Cluster
 from ..cluster.watch import Blind, Event, Meta, Projection, Watch
 
 NODES = "/api/v1/nodes"
+EVENTS = "/api/v1/namespaces/default/events"
 POOLS = "/apis/machineconfiguration.openshift.io/v1/machineconfigpools"
 PREFIX = "machineconfiguration.openshift.io/"
 LOOK_EVERY_SECONDS = 1.0
+AFTER_DRAIN = ("OSUpdateStarted", "OSUpdateStaged", "PendingConfig", "Reboot", "SkipReboot")  # reasons of a daemon's events
 
 
 # What is read of the objects.
@@ -131,6 +133,18 @@ class Pool(Projection):
         return "" if self.updated else f"pool {self.metadata.name} is being updated"
 
 
+class Involved(msgspec.Struct):
+    kind: str = ""
+    name: str = ""
+
+
+class DaemonEvent(Projection):
+    """Of an Event: what it is about, and its reason."""
+
+    involvedObject: Involved = msgspec.field(default_factory=Involved)
+    reason: str = ""
+
+
 # What happened.
 
 
@@ -140,7 +154,7 @@ class NodeRecord:
 
     name: str
     cordoned_seconds: float | None = None
-    drained_seconds: float | None = None  # the drain was reported as done, or (where no release says so) the node went down
+    drained_seconds: float | None = None  # the drain was reported as done, the daemon said that it goes on, or the node went down
     down_seconds: float | None = None  # it stopped being Ready
     rebooted_seconds: float | None = None  # its boot ID changed
     ready_seconds: float | None = None  # Ready again, after the reboot
@@ -178,10 +192,16 @@ class PoolTimes:
 
 
 class NodeWatch:
-    """Follows nodes and pools from before t0 on. `begin(t0)` starts the records; what happened before it is not in them."""
+    """Follows nodes and pools from before t0 on. `begin(t0)` starts the records; what happened before it is not in them.
 
-    def __init__(self, cluster: Cluster, clock: Clock, on_change: Callable[[NodeRecord], None] | None = None) -> None:
-        self._clock, self._on_change = clock, on_change or (lambda record: None)
+    pools: False on a cluster that has none, or where they do not matter. daemons: follow what the machine-config-daemons say in events, too:
+    those of 4.10 and before drain their own nodes, and nothing else tells when one is done with that before its node goes down."""
+
+    def __init__(
+        self, cluster: Cluster, clock: Clock, on_change: Callable[[NodeRecord], None] | None = None, pools: bool = True, daemons: bool = False
+    ) -> None:
+        self._clock, self._on_change, self._with_pools = clock, on_change or (lambda record: None), pools
+        self._events_watch = Watch(cluster, EVENTS, DaemonEvent, self._said, fields="involvedObject.kind=Node") if daemons else None
         self._t0: float | None = None
         self._records: dict[str, NodeRecord] = {}
         self._pools: dict[str, PoolTimes] = {}
@@ -191,15 +211,20 @@ class NodeWatch:
     async def __aenter__(self) -> NodeWatch:
         await self._nodes_watch.start()
         try:
-            await self._pools_watch.start()
+            if self._with_pools:
+                await self._pools_watch.start()
+            if self._events_watch:
+                await self._events_watch.start()
         except BaseException:
-            await self._nodes_watch.stop()
+            await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         await self._nodes_watch.stop()
         await self._pools_watch.stop()
+        if self._events_watch:
+            await self._events_watch.stop()
 
     def begin(self, t0: float | None = None) -> None:
         """`t0` is a stamp of time.monotonic(), of just before what starts the rollout is sent (default: now)."""
@@ -218,11 +243,11 @@ class NodeWatch:
 
     @property
     def gaps(self) -> list[Blind]:
-        return [*self._nodes_watch.gaps, *self._pools_watch.gaps]
+        return [*self._nodes_watch.gaps, *self._pools_watch.gaps, *(self._events_watch.gaps if self._events_watch else ())]
 
     @property
     def failure(self) -> BaseException | None:
-        return self._nodes_watch.failure or self._pools_watch.failure
+        return self._nodes_watch.failure or self._pools_watch.failure or (self._events_watch.failure if self._events_watch else None)
 
     def records(self, names: Iterable[str]) -> list[NodeRecord]:
         return [self._records[name] for name in names if name in self._records]
@@ -258,6 +283,17 @@ class NodeWatch:
             return
         self._records[name] = replace(after, upper_bound=before.upper_bound or event.upper_bound)
         self._on_change(self._records[name])
+
+    def _said(self, event: Event[DaemonEvent]) -> None:
+        """A daemon writes its files once its node is drained, and not before."""
+        said = event.object
+        record = self._records.get(said.involvedObject.name)
+        if self._t0 is None or record is None or event.initial or event.type == "DELETED" or said.reason not in AFTER_DRAIN:
+            return
+        if record.cordoned_seconds is not None and record.drained_seconds is None:
+            upper = record.upper_bound or event.upper_bound
+            self._records[record.name] = replace(record, drained_seconds=self._at(event.arrived), upper_bound=upper)
+            self._on_change(self._records[record.name])
 
     def _pool(self, event: Event[Pool]) -> None:
         if self._t0 is None or event.type == "DELETED":

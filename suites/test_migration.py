@@ -1,0 +1,50 @@
+"""A zone of the cluster is emptied of its VMs and pods, as an update of the cluster does it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_vmscale.plugin import RUN
+from pytest_vmscale.slo.migration import vmim_mix
+
+pytestmark = [pytest.mark.migration, pytest.mark.disruptive]
+
+
+def pytest_generate_tests(metafunc):
+    """A test that takes `system` runs once for each OS of the fleet."""
+    if "system" in metafunc.fixturenames and RUN in metafunc.config.stash:
+        settings = metafunc.config.stash[RUN].settings
+        metafunc.parametrize("system", sorted(settings.mix(settings.largest, vmim_mix(settings))), scope="module")
+
+
+class TestMigration:
+    """One drain of one zone; one test for each objective."""
+
+    def test_every_vm_leaves_as_it_should(self, migration, slo):
+        slo.check(migration, "migration.every_vm_moved")
+
+    def test_no_migration_fails(self, migration, slo):
+        slo.check(migration, "migration.failures")
+
+    def test_limits_hold(self, migration, slo):
+        slo.check(migration, "migration.limits")
+
+    def test_zone_duration(self, migration, slo):
+        slo.check(migration, "migration.zone_duration")
+
+    def test_time_of_drains(self, migration, slo):
+        slo.check(migration, "migration.drain_time")
+
+    def test_wait_for_nodes(self, migration, slo):
+        slo.check(migration, "migration.node_wait")
+
+    def test_last_vm_off(self, migration, slo):
+        slo.check(migration, "migration.vms_off")
+
+    def test_pods_are_back(self, migration, slo):
+        if not migration.parameters["pods"]:
+            pytest.skip("no pods were asked for")
+        slo.check(migration, "migration.pods_back")
+
+    def test_average_time(self, migration, system, slo):
+        slo.check(migration, f"migration.average_{system}")

@@ -60,6 +60,7 @@ FLEET = (
     *rights("kubevirt.io", "virtualmachineinstances virtualmachineinstancemigrations", "delete get list watch"),
     *rights("", "pods persistentvolumeclaims", "delete get list watch"),
     *rights("cdi.kubevirt.io", "datavolumes", "delete get list watch"),
+    *rights("apps", "deployments", "delete get list watch"),  # idle pods go with theirs
 )
 CLOUD_INIT = rights("", "secrets", "create")
 START = rights("subresources.kubevirt.io", "virtualmachines/start", "update")
@@ -82,6 +83,7 @@ ZONES = (
     *rights("", "nodes", "get patch"),
     *rights("machineconfiguration.openshift.io", POOLS, "create delete get"),
     *rights("machineconfiguration.openshift.io", "machineconfigs", "create delete get"),
+    *rights("", "events", "list watch", "default"),  # what the nodes' daemons say
 )
 # How many VMs may migrate at once is HyperConverged's to say, and how many virt-api there are.
 LIVE_MIGRATION = (

@@ -116,7 +116,7 @@ def plan(run: Run) -> Plan:
         *fleet_rights(settings, settings.mix(settings.largest, mix)),
         *START,
         *route_rights(settings),
-        *((*ZONES, *rights("", "events", "list watch", "default")) if trigger == "machineconfig" else NODES_AND_POOLS),
+        *(ZONES if trigger == "machineconfig" else NODES_AND_POOLS),
         *LIMITS,
         *rights("", "nodes", "get patch"),
         *rights("policy", "poddisruptionbudgets", "list"),

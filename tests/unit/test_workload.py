@@ -236,18 +236,54 @@ def test_a_guest_that_starts_long_after_the_others_does_not_count(tmp_path: Path
 
 
 def test_results_are_fetched_from_a_guest_that_was_away_in_the_middle(tmp_path: Path) -> None:
+    """It answers again only when it has been asked for its results in vain."""
+
     async def test(lane: Lane) -> None:
+        assert lane.sshd
         async with lane.workload() as workload:
             await workload.check(DATASET)
             await laid_out(workload)
             barrier = await workload.start([Timed(Job("reads", "read", iops=1, runtime_seconds=60))])
+            lane.sshd.close(lane.guests[0])
             await workload.wait(barrier)
-            runs = await workload.fetch(barrier, 600.0)
+            fetching = asyncio.create_task(workload.fetch(barrier, 6000.0))
+            while not barrier.runs["lab/vm0"].lost:
+                await asyncio.sleep(0.01)
+            lane.sshd.open(lane.guests[0])
+            runs = await fetching
         assert all(run.error is None and run.jobs["reads"].result for run in runs.values())
         assert [bool(run.lost) for run in runs.values()] == [True, False, False]
         assert "Connection refused" in runs["lab/vm0"].lost[0]
 
-    on_embedded(tmp_path, test, Fault("ssh-lost", 1), speed=50.0)
+    on_embedded(tmp_path, test)
+
+
+def test_a_guest_loses_ssh_in_the_middle_of_a_run_and_finds_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes: list[tuple[str, Guest]] = []
+    both = asyncio.Event()
+
+    def noted(what: str, change: Callable[[Sshd, Guest], None]) -> Callable[[Sshd, Guest], None]:
+        def inside(sshd: Sshd, guest: Guest) -> None:
+            change(sshd, guest)
+            changes.append((what, guest))
+            if what == "found":
+                both.set()
+
+        return inside
+
+    async def test(lane: Lane) -> None:
+        monkeypatch.setattr(Sshd, "close", noted("lost", Sshd.close))
+        monkeypatch.setattr(Sshd, "open", noted("found", Sshd.open))
+        async with lane.workload() as workload:
+            await workload.check(DATASET)
+            await laid_out(workload)
+            assert not changes
+            await workload.start([Timed(Job("reads", "read", iops=1, runtime_seconds=60))])
+            await asyncio.wait_for(both.wait(), 20)
+        (guest,) = {guest for _, guest in changes}  # the first whose fio began
+        assert guest in lane.guests and [what for what, _ in changes] == ["lost", "found"]
+
+    on_embedded(tmp_path, test, Fault("ssh-lost", 1))
 
 
 def test_a_guest_that_stays_away_is_missing_and_says_why(tmp_path: Path) -> None:

@@ -370,9 +370,11 @@ def check_files(found: Settings) -> None:
     from .settings import SettingsError
 
     ssh = found.site.ssh
+    jump = ssh.jump_host if found.ssh_via == "jump" else None
     for key, path in (
         ("ssh.key", ssh.key),
-        ("ssh.jump_host.key", ssh.jump_host.key if ssh.jump_host and found.ssh_via == "jump" else None),
+        ("ssh.jump_host.key", jump.key if jump else None),
+        ("ssh.jump_host.known_hosts", jump.known_hosts if jump else None),
     ):
         if path and not path.expanduser().is_file():
             raise SettingsError(f"{found.site_file}: {key} {path}: no such file")

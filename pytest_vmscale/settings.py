@@ -122,6 +122,7 @@ class JumpHost(_Strict):
     port: Annotated[int, Field(ge=1, le=65535)] = 22
     user: str
     key: Path
+    known_hosts: Path | None = None  # without it the host's key is not checked
 
 
 class Ssh(_Strict):

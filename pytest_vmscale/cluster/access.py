@@ -25,6 +25,7 @@ class JumpHost:
     port: int
     user: str
     key_file: Path | None = None
+    known_hosts: Path | None = None  # None: its host key is not checked
 
 
 @dataclass(frozen=True)

@@ -116,15 +116,18 @@ class JumpHostRoute:
         async with self._connecting:
             if self._connection is None or self._connection.is_closed():
                 keys = [str(self._jump.key_file)] if self._jump.key_file else ()
+                known_hosts = str(self._jump.known_hosts) if self._jump.known_hosts else None
                 try:
                     self._connection = await asyncssh.connect(
                         self._jump.host,
                         self._jump.port,
                         username=self._jump.user,
                         client_keys=keys,
-                        known_hosts=None,  # its host key is not checked, as the guests' are not
+                        known_hosts=known_hosts,
                         config=None,
                     )
+                except asyncssh.HostKeyNotVerifiable as error:
+                    raise ClusterError(f"{self.name}: its host key is not the one in {known_hosts}: {error.reason}") from error
                 except asyncssh.PermissionDenied as error:
                     raise ClusterError(f"{self.name} refuses the user {self._jump.user!r}: {error.reason}") from error
                 except asyncssh.Error as error:
@@ -172,21 +175,21 @@ class SocketConnection:
     """A connected, non-blocking socket."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
+        self.socket = connection
 
     async def read(self) -> bytes:
-        return await asyncio.get_running_loop().sock_recv(self._socket, 65536)
+        return await asyncio.get_running_loop().sock_recv(self.socket, 65536)
 
     async def write(self, data: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self._socket, data)
+        await asyncio.get_running_loop().sock_sendall(self.socket, data)
 
     async def close(self) -> None:
-        if self._socket.fileno() >= 0:
+        if self.socket.fileno() >= 0:
             # Somebody may be waiting for it still: the loop must not take the next socket of this number for this one.
             loop = asyncio.get_running_loop()
-            loop.remove_reader(self._socket)
-            loop.remove_writer(self._socket)
-            self._socket.close()
+            loop.remove_reader(self.socket)
+            loop.remove_writer(self.socket)
+            self.socket.close()
 
 
 class _Streams:

@@ -319,6 +319,26 @@ def test_a_jump_host_that_refuses_us_is_an_error(tmp_path: Path) -> None:
         asyncio.run(run())
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_jump_hosts_key_is_checked_where_known_hosts_are_given(tmp_path: Path, known: bool) -> None:
+    async def run() -> None:
+        async with ssh_server(tmp_path) as (port, key):
+            async with asyncssh.connect("127.0.0.1", port, username="core", client_keys=[str(key)], known_hosts=None) as connection:
+                theirs = connection.get_server_host_key()
+            shown = theirs if known else asyncssh.generate_private_key("ssh-ed25519")
+            hosts = tmp_path / "known_hosts"
+            hosts.write_text(f"[127.0.0.1]:{port} {shown.export_public_key().decode()}")
+            route = JumpHostRoute(JumpHost("127.0.0.1", port, "core", key, hosts))
+            await route.open()
+            await route.close()
+
+    if known:
+        asyncio.run(run())
+    else:
+        with pytest.raises(ClusterError, match=r"jump host 127.0.0.1: its host key is not the one in .*known_hosts"):
+            asyncio.run(run())
+
+
 def test_failed_logins_say_why_and_say_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
     async def login(port: int, credentials: Credentials) -> None:
         await run_command(DirectRoute(), Target("ns", "vm", "127.0.0.1", port), credentials, timeout_wall_seconds=5)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,30 +66,42 @@ async def with_login(
     executor: Executor | None = None,
 ) -> T:
     """Log in through the route, do the work in a thread (of the executor, if one is given), log out. LoginError if anything of it fails."""
-    # paramiko wants a blocking socket, the routes are streams on this loop: a socket pair joins them, the same way for all routes.
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    near = SocketConnection(ours)
     try:
         async with asyncio.timeout(timeout_wall_seconds):
-            far = await route.connect(target)
-            pumps = [asyncio.create_task(_pump(near, far)), asyncio.create_task(_pump(far, near))]
-            try:
+            async with _as_socket(await route.connect(target)) as connection:
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(executor, _logged_in, theirs, target, credentials, work, timeout_wall_seconds)
-            finally:
-                for pump in pumps:
-                    pump.cancel()
-                await asyncio.gather(*pumps, return_exceptions=True)
-                await far.close()
+                return await loop.run_in_executor(executor, _logged_in, connection, target, credentials, work, timeout_wall_seconds)
     except TimeoutError as error:
         raise LoginError(f"{target.namespace}/{target.name}: no login within {timeout_wall_seconds:.0f} s through {route.name}") from error
     except OSError as error:
         raise LoginError(f"{target.namespace}/{target.name}: {network_reason(error)} through {route.name}") from error
+
+
+@contextlib.asynccontextmanager
+async def _as_socket(far: Connection) -> AsyncIterator[socket.socket]:
+    """What paramiko wants of a connection: a socket, which is the thread's to close. At the end of the context it reads the end, by
+    which the thread of a cancelled login ends too."""
+    if isinstance(far, SocketConnection):
+        try:
+            yield far.socket.dup()
+        finally:
+            with contextlib.suppress(OSError):
+                far.socket.shutdown(socket.SHUT_RDWR)
+            await far.close()
+        return
+    # Streams on this loop: a socket pair joins them.
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    near = SocketConnection(ours)
+    pumps = [asyncio.create_task(_pump(near, far)), asyncio.create_task(_pump(far, near))]
+    try:
+        yield theirs
     finally:
-        # The thread of a cancelled login ends by this: its socket reads the end.
-        ours.close()
-        theirs.close()
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        await near.close()
+        await far.close()
 
 
 async def _pump(source: Connection, sink: Connection) -> None:
@@ -136,3 +148,4 @@ def _logged_in(connection: socket.socket, target: Target, credentials: Credentia
         raise LoginError(f"{target.namespace}/{target.name}: {doing}: {reason}") from error
     finally:
         client.close()
+        connection.close()

@@ -18,7 +18,7 @@ from ..cluster.access import ClusterError
 from ..cluster.requests import Cluster
 from ..guest.probe import Readiness, allow_open_files
 from ..guest.route import Route, Target
-from ..guest.workload import Barrier, GuestRun
+from ..guest.workload import Barrier
 from ..model import Fleet, Gap, Guest, Measurement, UpgradeRecord
 from .nodes import NodeWatch
 from .upgrade_checks import Asker, Hop, State, kind
@@ -32,7 +32,6 @@ PROGRESS_WALL_SECONDS = 0.5
 BACK_SECONDS = 300.0
 # A payload that was refused is asked for again and again by the cluster itself; after so long it is taken for refused.
 REFUSED_SECONDS = 600.0
-STOP_WALL_SECONDS = 60.0
 PROBED_OBJECT = "vmscale-upgrade-probe"
 
 
@@ -126,8 +125,7 @@ class _Upgrade:
             ApiProbe("read", "GET", space, clock, cluster),
             ApiProbe("write", "PATCH", f"{space}/configmaps/{PROBED_OBJECT}", clock, cluster, body),
         )
-        self.barrier: Barrier | None = None
-        self.io: Mapping[str, GuestRun] = {}
+        self.io: Barrier | None = None
 
     # -- the procedure ----------------------------------------------------------------------------------------------
 
@@ -137,7 +135,7 @@ class _Upgrade:
         allow_open_files(3 * len(self.fleet.guests) + 256)
         await self._make_probed_object()
         if load:
-            self.barrier = await self._begin_load(load)
+            await load.begin()
         tasks: list[asyncio.Task[Any]] = []
         try:
             async with self.version.watch, self.operators.watch, self.vms.watch, self.nodes:
@@ -152,12 +150,8 @@ class _Upgrade:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            if load and self.barrier:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(STOP_WALL_SECONDS):
-                        await load.workload.stop()
-        if load and self.barrier:
-            self.io = await load.workload.fetch(self.barrier, 0.0)
+        if load:
+            self.io = await load.fetch(self.t0 or 0.0)
         return self.measurement(None)
 
     async def _make_probed_object(self) -> None:
@@ -166,12 +160,6 @@ class _Upgrade:
         if await self.cluster.get_or_none(self.api[1].path) is None:
             obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": PROBED_OBJECT, "namespace": space}, "data": {}}
             await self.cluster.create(f"/api/v1/namespaces/{space}/configmaps", obj)
-
-    async def _begin_load(self, load: Load) -> Barrier:
-        """Start fio in its guests, and let the window without an upgrade pass."""
-        barrier = await load.workload.start(load.windows(self.deadline))
-        await self.clock.sleep(barrier.epoch + barrier.timed[0].end_seconds - self.clock.now())
-        return barrier
 
     async def _ask(self, asker: Asker, on_progress: Callable[[Progress], None] | None) -> list[asyncio.Task[Any]]:
         """Begin to look, and ask for the upgrade. Returns what goes on until the end."""
@@ -234,7 +222,7 @@ class _Upgrade:
             run_id=self.run_id,
             started_epoch=t0,
             parameters=dict(self.parameters),
-            records=records(self.vms, self.probes, self.io, self.may_restart, t0, ended, now),
+            records=records(self.vms, self.probes, self.io.runs if self.io else {}, self.may_restart, t0, ended, now),
             deadline_seconds=self.deadline,
             duration_seconds=self.version.times.duration_seconds,
             gaps=tuple(
@@ -277,7 +265,7 @@ class _Upgrade:
                 "migrated": sum(vm.migrations > 0 for vm in vms),
                 "migrations": sum(vm.migrations for vm in vms),
             },
-            "io": io_windows(self.barrier, self.io, t0) if self.barrier else [],
+            "io": io_windows(self.io, t0) if self.io else [],
             "ended_seconds": self.at(ended),
             "measured_seconds": self.at(now),
         }

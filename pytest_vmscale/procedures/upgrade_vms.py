@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..clock import Clock
@@ -11,7 +11,7 @@ from ..cluster.access import ClusterError
 from ..cluster.requests import Cluster
 from ..cluster.watch import Event, Watch
 from ..guest.fio import FioResult, Job
-from ..guest.workload import Barrier, GuestRun, Timed, Workload
+from ..guest.workload import SETTLE_SECONDS, Barrier, GuestRun, Timed, Workload
 from ..model import Fleet, Guest, Status, UpgradeRecord
 from .upgrade_probes import GuestProbe, GuestProbes
 from .vmi import VMIS, Vmi
@@ -20,22 +20,49 @@ BASELINE = "io-000"
 WINDOW_GAP_SECONDS = 5
 
 
-@dataclass(frozen=True)
+@dataclass
 class Load:
-    """fio that runs beside the upgrade: in windows, of which the first is over before the upgrade is asked for."""
+    """fio that runs beside the upgrades: in windows one after the other, of which the first is over before any is asked for.
+
+    iops: of reads and of writes, each. longest_seconds: what the upgrades may take in all; there are windows for so long."""
 
     workload: Workload
-    iops: int  # of reads and of writes, each
+    clock: Clock
+    iops: int
     baseline_seconds: int
     window_seconds: int
+    longest_seconds: float
     options: Mapping[str, Any] = field(default_factory=dict)
+    barrier: Barrier | None = None  # once it runs
 
-    def windows(self, deadline_seconds: float) -> list[Timed]:
+    def windows(self) -> list[Timed]:
         timed = [Timed(Job(BASELINE, "mixed", self.iops, self.baseline_seconds, ramp_seconds=0, **self.options))]
-        while timed[-1].end_seconds < self.baseline_seconds + deadline_seconds:
+        while timed[-1].end_seconds < self.baseline_seconds + self.longest_seconds:
             job = Job(f"io-{len(timed):03d}", "mixed", self.iops, self.window_seconds, ramp_seconds=0, **self.options)
             timed.append(Timed(job, timed[-1].end_seconds + WINDOW_GAP_SECONDS))
         return timed
+
+    async def begin(self) -> None:
+        """Start it, unless it runs, and let the window without an upgrade pass."""
+        if self.barrier is None:
+            self.barrier = await self.workload.start(self.windows())
+        end = self.barrier.epoch + self.barrier.timed[0].end_seconds
+        await self.clock.sleep(end - self.clock.now())
+
+    async def fetch(self, since: float) -> Barrier:
+        """The windows that have ended so far, without those that had before `since` (cluster time) but for the first; with what came
+        of each in each guest. fio goes on."""
+        assert self.barrier is not None
+        began, now = self.barrier, self.clock.now() - self.barrier.epoch - SETTLE_SECONDS
+        timed = [
+            each for each in began.timed if each.end_seconds <= now and (each is began.timed[0] or began.epoch + each.end_seconds > since)
+        ]
+        # A guest that could not be reached the last time may be reached now.
+        runs = {key: GuestRun(key, run.offset, error=run.error) for key, run in began.runs.items()}
+        found = replace(began, timed=tuple(timed), runs=runs)
+        if timed:
+            await self.workload.fetch(found, 0.0)
+        return found
 
 
 @dataclass
@@ -194,11 +221,11 @@ def _io_error(run: GuestRun | None, vm: VmTimes) -> str | None:
     return "; ".join(said) or (run.error if not run.jobs else None)
 
 
-def io_windows(barrier: Barrier, io: Mapping[str, GuestRun], t0: float) -> list[dict[str, Any]]:
+def io_windows(barrier: Barrier, t0: float) -> list[dict[str, Any]]:
     """The fleet's latency in each window: the mean over its guests' means, and its slowest guest. Times are seconds from the request."""
     found = []
     for timed in barrier.timed:
-        results = [job.result for run in io.values() if (job := run.jobs.get(timed.job.name)) and job.result]
+        results = [job.result for run in barrier.runs.values() if (job := run.jobs.get(timed.job.name)) and job.result]
         means = [mean for each in results if (mean := mean_latency([each])) is not None]
         if means:
             start = barrier.epoch + timed.at_seconds - t0

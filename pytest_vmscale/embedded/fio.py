@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import errno
-import json
+import itertools
 import math
 import os
 import re
@@ -11,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from .disk import Bulk
 from .iomodel import Demand, Direction, Load, Pool, Served
@@ -118,12 +121,15 @@ async def fio(shell: Shell, args: list[str], streams: Streams) -> int:
         streams.out.append(f"{VERSION}\n")
         return 0
     formats, output, files, line = "normal", None, [], []
+    chosen: list[str] = []
     for each in args:
         name, _, value = each.partition("=")
         if name == "--output-format":
             formats = value
         elif name == "--output":
             output = shell.path(value)
+        elif name == "--section":
+            chosen.append(value)
         elif name in ("--status-interval", "--eta", "--eta-newline", "--max-jobs", "--alloc-size", "--warnings-fatal"):
             continue
         elif name.startswith("--"):
@@ -132,6 +138,7 @@ async def fio(shell: Shell, args: list[str], streams: Streams) -> int:
             files.append(each)
     try:
         shared, jobs = _asked(shell, files, line)
+        jobs = [each for each in jobs if not chosen or each.name in chosen]
         if not jobs:
             raise BadJob("No job(s) defined")
         reports, code = await _run(shell, jobs, streams)
@@ -339,7 +346,7 @@ class _Document:
             "jobs": [_job(report, self.plus) for report in self.reports],
             "disk_util": [{"name": "vda", "read_ios": 0, "write_ios": 0, "read_merges": 0, "write_merges": 0, "read_ticks": 0, "write_ticks": 0,
                            "in_queue": 0, "util": 0.0}]}
-        return json.dumps(document, indent=2).encode() + b"\n"
+        return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
 def _job(report: Report, plus: bool) -> dict[str, Any]:
@@ -456,15 +463,15 @@ def _latency_shares(sides: dict[str, dict[str, Any]]) -> dict[str, dict[str, flo
     for side in sides.values():
         for value, number in (side["clat_ns"].get("bins") or {}).items():
             counts[int(value)] = counts.get(int(value), 0) + number
-    total = sum(counts.values())
+    values = sorted(counts)
+    sums = [0, *itertools.accumulate(counts[value] for value in values)]
+    total, below = sums[-1], 0
     shares: dict[str, dict[str, float]] = {}
-    low = 0
     for name, unit in (("latency_ns", 1), ("latency_us", 1000), ("latency_ms", 1_000_000)):
-        steps = [2, 4, 10, 20, 50, 100, 250, 500, 750, 1000, *([2000] if unit == 1_000_000 else [])]
         shares[name] = {}
-        for step in steps:
-            inside = sum(number for value, number in counts.items() if low <= value < step * unit)
-            shares[name][str(step)] = round(100 * inside / total, 6) if total else 0.0
-            low = step * unit
-    shares["latency_ms"][">=2000"] = round(100 * sum(number for value, number in counts.items() if value >= low) / total, 6) if total else 0.0
+        for step in (2, 4, 10, 20, 50, 100, 250, 500, 750, 1000, *((2000,) if unit == 1_000_000 else ())):
+            reached = sums[bisect.bisect_left(values, step * unit)]
+            shares[name][str(step)] = round(100 * (reached - below) / total, 6) if total else 0.0
+            below = reached
+    shares["latency_ms"][">=2000"] = round(100 * (total - below) / total, 6) if total else 0.0
     return shares

@@ -32,6 +32,7 @@ MOST_GRID_POINTS = 64  # of one run, however long
 MOST_STATES = 6  # into which a run's moments are put together
 SPREAD_NODES = 8  # at so many points of its spread the service time is taken, to add the queues' waits to it
 HISTORY_LOADS = 50_000
+FARTHEST_DEVIATIONS = 8.5  # beyond them the normal distribution's tail is below what a float tells from 0 or 1
 
 
 @dataclass(frozen=True)
@@ -338,8 +339,10 @@ def _cumulative(spread: Spread, seconds: Any) -> Any:
 
     sigma = math.sqrt(math.log(1 + spread.service_deviation**2))
     center = math.log(spread.service_seconds) - sigma**2 / 2
-    erf = numpy.frompyfunc(math.erf, 1, 1)
-    plain = 0.5 * (1 + erf((numpy.log(seconds) - center) / (sigma * math.sqrt(2))).astype(float))
+    deviations = (numpy.log(seconds) - center) / sigma
+    plain = (deviations > 0).astype(float)
+    near = numpy.abs(deviations) < FARTHEST_DEVIATIONS
+    plain[near] = [0.5 * (1 + math.erf(each)) for each in (deviations[near] / math.sqrt(2)).tolist()]
     alone = (1 - spread.chance) ** spread.queues
     found = alone * plain
     if alone == 1 or spread.wait_seconds == 0:

@@ -619,6 +619,22 @@ async def _mv(shell: Shell, args: list[str], streams: Streams) -> int:
     return 0
 
 
+@_command("cp")
+async def _cp(shell: Shell, args: list[str], streams: Streams) -> int:
+    names = [each for each in args if not each.startswith("-")]
+    shell.machine.disk.write(shell.path(names[1]), shell.machine.disk.read(shell.path(names[0])))
+    return 0
+
+
+@_command("wc")
+async def _wc(shell: Shell, args: list[str], streams: Streams) -> int:
+    """Of bytes (-c) or lines (-l) alone, of files or of the input."""
+    names = [each for each in args if not each.startswith("-")]
+    for name, content in [(f" {name}", shell.machine.disk.read(shell.path(name))) for name in names] or [("", streams.text.encode())]:
+        streams.out.append(f"{content.count(10) if '-l' in args else len(content)}{name}\n")
+    return 0
+
+
 @_command("touch")
 async def _touch(shell: Shell, args: list[str], streams: Streams) -> int:
     for name in args:

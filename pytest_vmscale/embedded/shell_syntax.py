@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
 from typing import Literal
@@ -93,6 +94,7 @@ class Script:
     lists: tuple[tuple[tuple[Item, ...], bool], ...] = field(default=())
 
 
+@functools.lru_cache(maxsize=512)  # a thousand guests are asked the same
 def parse(text: str) -> Script:
     """ShellSyntaxError if it is no script that this shell understands."""
     parser = _Parser(text)

@@ -5,7 +5,7 @@ is the larger of two: what chance makes of so many VMs (bootstrap), and what run
 a measurement share one chance of a false alarm (Bonferroni): of a hundred figures, one in a hundred is off by chance.
 
 Chance among VMs is overrated where they wait for each other: in a queue the next VM takes the place of one that was slow, and the
-percentiles of runs hardly differ. Several runs of the baseline tell by how much it is (`_dependence`).
+percentiles of runs hardly differ. With enough runs of the baseline only what they differ by counts, if it is less.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ TAIL_LEAST = 5  # VMs beyond a percentile: with fewer it is a matter of one VM
 # embedded cluster, with four seeds, differed by 0.7 to 1.8 % at nearly all percentiles. It counts as much as so many runs.
 ASSUMED_SPREAD_PERCENT = 1.5
 ASSUMED_COUNTS_AS_RUNS = 4
+ENOUGH_RUNS = 4  # of the baseline, to tell by themselves what runs differ by
+RUNS_CONFIDENCE = 0.95
 # A stamp may be late by this much wall time, when the machine that measures is busy: assumed. At 20x it is a second of the cluster's.
 STAMP_WALL_SECONDS = 0.05
 ALLOWANCES = {
@@ -174,7 +176,8 @@ def _changes(now: Measurement, before: Sequence[Measurement]) -> list[_Raw]:
     kind = type(now.records[0]) if now.records else Record
     found = [_lost(now, before)]
     durations = [each.duration_seconds for each in before]
-    found.append(_figure("duration_seconds", now.duration_seconds, durations, now.time_rate, True))
+    duration = _figure("duration_seconds", now.duration_seconds, durations, now.time_rate, True)
+    found.append(_with_last_vm(duration, now, before, kind.OUTCOME) if kind.OUTCOME else duration)
     for name in kind.FIGURES:
         theirs = [_number(each.details.get(name)) for each in before]
         found.append(_figure(name, _number(now.details.get(name)), theirs, now.time_rate, name not in kind.HIGHER_IS_BETTER))
@@ -227,14 +230,10 @@ def _metric_changes(metric: str, now: Measurement, before: Sequence[Measurement]
             found.append(_Raw(replace(change, why="the noise cannot be told: so many VMs have no value there")))
             continue
         runs = [float(each[_rank(each.size, percent) - 1]) for each in theirs]
-        found.append(
-            _Raw(
-                change,
-                noise_percent=max(by_chance, _between_runs_percent(runs)),
-                least=floor,
-                corroborated=statistic == "p50",
-            )
-        )
+        if len(runs) >= ENOUGH_RUNS:
+            by_chance = min(by_chance, _most_between_runs_percent(runs))
+        noise = max(by_chance, _between_runs_percent(runs))
+        found.append(_Raw(change, noise_percent=noise, least=floor, corroborated=statistic == "p50"))
     return found
 
 
@@ -264,6 +263,18 @@ def _figure(name: str, mine: float | None, before: Sequence[float | None], time_
         return _Raw(replace(change, why="the baseline is not above 0"))
     floor = STAMP_WALL_SECONDS * time_rate if name.endswith("_seconds") else 0.0
     return _Raw(replace(change, change_percent=_percent(mean, mine)), noise_percent=_between_runs_percent(runs), least=floor)
+
+
+def _with_last_vm(duration: _Raw, now: Measurement, before: Sequence[Measurement], metric: str) -> _Raw:
+    """The whole lasts until its last VM, whose time differs from run to run as chance picks the last of so many."""
+    import numpy as np
+
+    if duration.noise_percent is None:
+        return duration
+    mine, theirs = _values(now, metric, True), np.sort(np.concatenate([_values(each, metric, True) for each in before]))
+    last, last_before = _resampled(mine, mine.size, 1), _resampled(theirs, theirs.size, 0)
+    by_chance = _spread_percent(last_before, last) or 0.0
+    return replace(duration, noise_percent=max(by_chance, duration.noise_percent))
 
 
 def _judge(raw: _Raw, tolerance_percent: float, chance: float) -> Change:
@@ -316,17 +327,32 @@ def _spread_percent(before: Values, now: Values) -> float | None:
         return None
     with np.errstate(invalid="ignore"):  # infinite by infinite
         low, high = np.quantile(now / before, [0.025, 0.975], method="inverted_cdf")
-    spread = float(high - low) / (2 * 1.96) * 100
+        spread = float(high - low) / (2 * 1.96) * 100
     return spread if math.isfinite(spread) else None
 
 
 def _between_runs_percent(runs: Sequence[float]) -> float:
     """The standard deviation of a new run against the mean of these, in percent of it."""
-    count, mean = len(runs), sum(runs) / len(runs)
-    variance = ASSUMED_COUNTS_AS_RUNS * ASSUMED_SPREAD_PERCENT**2
-    if count > 1 and math.isfinite(mean) and mean > 0:
-        variance += (count - 1) * (stdev(runs) / mean * 100) ** 2
+    count = len(runs)
+    variance = ASSUMED_COUNTS_AS_RUNS * ASSUMED_SPREAD_PERCENT**2 + (count - 1) * _spread_of_runs_percent(runs) ** 2
     return math.sqrt(variance / (ASSUMED_COUNTS_AS_RUNS + count - 1) * (1 + 1 / count))
+
+
+def _most_between_runs_percent(runs: Sequence[float]) -> float:
+    """The same, were the runs by luck more alike than they are: an upper confidence bound, and nothing assumed."""
+    from scipy.stats import chi2
+
+    if not all(map(math.isfinite, runs)):
+        return math.inf
+    freedom = len(runs) - 1
+    by_luck = freedom / float(chi2.ppf(1 - RUNS_CONFIDENCE, freedom))
+    return _spread_of_runs_percent(runs) * math.sqrt(by_luck * (1 + 1 / len(runs)))
+
+
+def _spread_of_runs_percent(runs: Sequence[float]) -> float:
+    """Their standard deviation, in percent of their mean. 0 of one, or where it cannot be told."""
+    mean = sum(runs) / len(runs)
+    return stdev(runs) / mean * 100 if len(runs) > 1 and math.isfinite(mean) and mean > 0 else 0.0
 
 
 def _rank_p(first: Values, second: Values) -> float:

@@ -113,9 +113,18 @@ async def _pump(source: Connection, sink: Connection) -> None:
 
 def execute(client: SSHClient, command: str, timeout_wall_seconds: float = LOGIN_WALL_SECONDS) -> tuple[int, str]:
     """Exit status of a command, and what it wrote to standard output, then to standard error."""
+    status, output, errors = execute_bytes(client, command, timeout_wall_seconds)
+    return status, (output + errors).decode("utf-8", "replace")
+
+
+def execute_bytes(client: SSHClient, command: str, timeout_wall_seconds: float = LOGIN_WALL_SECONDS) -> tuple[int, bytes, bytes]:
+    """Exit status, standard output and standard error of a command. EOFError if the connection broke before it had ended."""
     _, output, errors = client.exec_command(command, timeout=timeout_wall_seconds)
-    text = output.read() + errors.read()
-    return output.channel.recv_exit_status(), text.decode("utf-8", "replace")
+    found = output.read(), errors.read()
+    status = output.channel.recv_exit_status()
+    if status < 0:
+        raise EOFError("it ended in the middle of a command")
+    return status, *found
 
 
 def _logged_in(connection: socket.socket, target: Target, credentials: Credentials, work: Callable[[SSHClient], T], timeout: float) -> T:

@@ -1,4 +1,4 @@
-# Runs the jobs of ./schedule, each at its time by this machine's clock: lines of NANOSECONDS and JOB.
+# Runs jobs of ./jobs.fio, each at its time by this machine's clock: lines of NANOSECONDS and JOB in ./schedule.
 # Writes what became of each to ./status: JOB, when it started and ended (nanoseconds), fio's exit code.
 echo $$ >pid
 # A job has all files of its dataset open.
@@ -10,7 +10,7 @@ while read -r at job; do
   fi
   rm -f "$job.json" "$job.out"
   started=$(date +%s%N)
-  fio --output-format=json+ --output="$job.json" "$job.fio" >"$job.out" 2>&1 </dev/null
+  fio --output-format=json+ --output="$job.json" --section="$job" jobs.fio >"$job.out" 2>&1 </dev/null
   code=$?
   echo "$job $started $(date +%s%N) $code" >>status
 done <schedule

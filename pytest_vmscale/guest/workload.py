@@ -8,6 +8,7 @@ of this file; what varies travels over SFTP, in files.
 from __future__ import annotations
 
 import asyncio
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..clock import Clock
 from .fio import LAYOUT, Dataset, FioError, FioResult, Job, parse, render_job, render_layout
-from .login import LOGIN_WALL_SECONDS, Credentials, LoginError, execute, with_login
+from .login import LOGIN_WALL_SECONDS, Credentials, LoginError, execute, execute_bytes, with_login
 from .route import Route, Target
 
 if TYPE_CHECKING:
@@ -29,7 +30,16 @@ FOLDER = "vmscale-fio"  # in the home of the user that logs in
 CHECK = "mkdir -p vmscale-fio/data && cd vmscale-fio && df -Pk . && fio --version"
 INSTALL = "sudo -n dnf -y install fio || { sudo -n apt-get -q -y update && sudo -n apt-get -q -y install fio; }"
 CLOCK = "date +%s%N"
-START = "cd vmscale-fio || exit\nrm -f status pid\nsetsid sh run.sh </dev/null >run.log 2>&1 &\necho $!"
+RUN = files(__package__).joinpath("run.sh").read_text(encoding="utf-8")  # what starts the jobs in a guest
+START = f"cd vmscale-fio || exit\nrm -f status pid\nsetsid sh -c {shlex.quote(RUN)} </dev/null >run.log 2>&1 &\necho $!"
+FORGET_LAYOUT = "rm -f vmscale-fio/layout.done"
+LAID_OUT = 'cd vmscale-fio && cat status && read -r job started ended code <status && [ "$code" = 0 ] && cp jobs.fio layout.done'
+# Each job that has ended: a line of its status and how long its result is, and the result; before it what fio said, if it failed.
+FETCH = """cd vmscale-fio && while read -r job started ended code; do
+  if [ "$code" = 0 ]; then result="$job.json"; else result="$job.out $job.json"; fi
+  echo "$job $started $ended $code $(cat $result 2>/dev/null | wc -c)"
+  cat $result 2>/dev/null
+done <status"""
 STOP = 'cd vmscale-fio && kill -- "-$(cat pid)"'
 REMOVE = "rm -rf vmscale-fio"
 
@@ -192,8 +202,12 @@ class Workload:
 
     async def lay_out(self, dataset: Dataset, deadline_seconds: float, keys: Iterable[str] | None = None) -> dict[str, Trouble]:
         """Write the dataset in each guest, all at once. Returns the guests where that failed. deadline_seconds: cluster time."""
-        files = {f"{LAYOUT}.fio": render_layout(dataset), "schedule": f"0 {LAYOUT}\n"}
-        begun = await self._each("begun to lay out", keys, lambda key, client: _start(client, files))
+
+        def begin(key: str, client: SSHClient) -> None:
+            execute(client, FORGET_LAYOUT)  # what is there may be written over from now on
+            _start(client, render_layout(dataset), f"0 {LAYOUT}\n")
+
+        begun = await self._each("begun to lay out", keys, begin)
         failed, give_up = _troubles(begun), self._clock.now() + deadline_seconds
         waiting, pause = [key for key in begun if key not in failed], RETRY_SECONDS
         while waiting:
@@ -219,13 +233,13 @@ class Workload:
         names = [each.job.name for each in timed]
         if len(set(names)) < len(names) or not names:
             raise ValueError(f"jobs need names of their own, not {', '.join(names) or 'none at all'}")
-        files = {f"{each.job.name}.fio": render_job(each.job) for each in timed}
+        jobs = "\n".join(render_job(each.job) for each in timed)
         chosen = list(self.hosts if keys is None else keys)
         pace = self._wall_each
         for tries in range(1, BARRIER_TRIES + 1):
             epoch = self._clock.now() + self._clock.rate * (LEAD_WALL_SECONDS + LEAD_FACTOR * pace * len(chosen))
             began = time.monotonic()
-            found = await self._each("started", chosen, lambda key, client: self._begin(client, epoch, files, timed, tries > 1))  # noqa: B023
+            found = await self._each("started", chosen, lambda key, client: self._begin(client, epoch, jobs, timed, tries > 1))  # noqa: B023
             # Guests that were handed their jobs late enough to begin late.
             if tries == BARRIER_TRIES or self._clock.now() <= epoch + max(timed[0].job.ramp_seconds, LATE_SECONDS):
                 break
@@ -233,13 +247,13 @@ class Workload:
         runs = {key: GuestRun(key, error=each.why) if isinstance(each, Trouble) else GuestRun(key, each) for key, each in found.items()}
         return Barrier(epoch, tuple(timed), runs, tries)
 
-    def _begin(self, client: SSHClient, epoch: float, files: Mapping[str, str], timed: Sequence[Timed], again: bool) -> Offset:
+    def _begin(self, client: SSHClient, epoch: float, jobs: str, timed: Sequence[Timed], again: bool) -> Offset:
         """Compare the guest's clock, and have it wait for the barrier by it."""
         if again:
             execute(client, STOP)
         offset = self._compare_clock(client)
         schedule = "".join(f"{round((epoch + offset.seconds + each.at_seconds) * 1e9)} {each.job.name}\n" for each in timed)
-        _start(client, {**files, "schedule": schedule})
+        _start(client, jobs, schedule)
         return offset
 
     def _compare_clock(self, client: SSHClient) -> Offset:
@@ -269,7 +283,7 @@ class Workload:
         waiting = [key for key, run in barrier.runs.items() if run.error is None]
         total, pause = len(waiting), RETRY_SECONDS
         while waiting:
-            found = await self._each("fetched", waiting, lambda key, client: _fetch(client, barrier.timed), quiet=True)
+            found = await self._each("fetched", waiting, lambda key, client: _fetch(client), quiet=True)
             missing: dict[str, str] = {}
             for key, look in found.items():
                 run = barrier.runs[key]
@@ -382,14 +396,10 @@ def _judged(barrier: Barrier, run: GuestRun, found: Mapping[str, tuple[_Ended, F
 class _Ended:
     """A line of the status file. By the guest's clock."""
 
+    job: str
     started_epoch: float
     ended_epoch: float
     code: int
-
-
-def run_script() -> str:
-    """What starts the jobs in a guest."""
-    return files(__package__).joinpath("run.sh").read_text(encoding="utf-8")
 
 
 def _check(client: SSHClient, layout: str) -> Check:
@@ -400,14 +410,13 @@ def _check(client: SSHClient, layout: str) -> Check:
         raise WorkloadError(f"df does not say how much room there is: {_last_line(text)}")
     version = rows[2][0] if status == 0 and len(rows) > 2 and rows[2][0].startswith("fio-") else None
     with client.open_sftp() as sftp:
-        same = _get(sftp, f"{LAYOUT}.fio") == layout.encode()
-        there = same and _status(_get(sftp, f"{LAYOUT}.status")).get(LAYOUT)
-    return Check(version, int(rows[1][3]) * 1024, bool(there and there.code == 0))
+        there = _get(sftp, "layout.done") == layout.encode()
+    return Check(version, int(rows[1][3]) * 1024, there)
 
 
-def _start(client: SSHClient, texts: Mapping[str, str]) -> None:
+def _start(client: SSHClient, jobs: str, schedule: str) -> None:
     with client.open_sftp() as sftp:
-        for name, text in {"run.sh": run_script(), **texts}.items():
+        for name, text in {"jobs.fio": jobs, "schedule": schedule}.items():
             with sftp.open(f"{FOLDER}/{name}", "w") as file:
                 file.write(text)
     status, text = execute(client, START)
@@ -416,43 +425,44 @@ def _start(client: SSHClient, texts: Mapping[str, str]) -> None:
 
 
 def _laid_out(client: SSHClient) -> bool:
-    """Whether the dataset has been written. Notes that it was, for a run to come."""
-    with client.open_sftp() as sftp:
-        text = _get(sftp, "status")
-        ended = _status(text).get(LAYOUT)
-        if ended is None:
-            return False
-        if ended.code:
-            raise WorkloadError(
-                f"the dataset could not be laid out: {_last_line((_get(sftp, f'{LAYOUT}.out') or b'').decode(errors='replace'))}"
-            )
-        with sftp.open(f"{FOLDER}/{LAYOUT}.status", "w") as file:
-            file.write(text or b"")
+    """Whether the dataset has been written; it is noted in the guest, for a run to come."""
+    status, text = execute(client, LAID_OUT)
+    ended = next((each for each in map(_ended, text.splitlines()) if each), None)
+    if ended is None:
+        return False
+    if ended.code:
+        with client.open_sftp() as sftp:
+            said = (_get(sftp, f"{LAYOUT}.out") or b"").decode(errors="replace")
+        raise WorkloadError(f"the dataset could not be laid out: {_last_line(said)}")
+    if status:
+        raise WorkloadError(f"it could not be noted that the dataset is laid out: {_last_line(text)}")
     return True
 
 
-def _fetch(client: SSHClient, timed: Sequence[Timed]) -> dict[str, tuple[_Ended, FioResult | str]]:
+def _fetch(client: SSHClient) -> dict[str, tuple[_Ended, FioResult | str]]:
     """Each job that has ended, with its result or why there is none."""
+    _, text, _ = execute_bytes(client, FETCH)
     found: dict[str, tuple[_Ended, FioResult | str]] = {}
-    with client.open_sftp() as sftp:
-        ended = _status(_get(sftp, "status"))
-        for name in (each.job.name for each in timed if each.job.name in ended):
-            said = _get(sftp, f"{name}.out") if ended[name].code else b""
-            try:
-                result = parse(((said or b"") + (_get(sftp, f"{name}.json") or b"")).decode(errors="replace"))
-                found[name] = ended[name], f"{name}: fio ended with exit code {ended[name].code}" if ended[name].code else result
-            except FioError as error:
-                found[name] = ended[name], f"{name}: {error}"
+    while text:
+        line, _, text = text.partition(b"\n")
+        head, _, length = line.decode(errors="replace").rpartition(" ")
+        ended = _ended(head)
+        if ended is None or not length.isdigit():
+            raise WorkloadError(f"its status is not as run.sh writes it: {_last_line(head)}")
+        said, text = text[: int(length)].decode(errors="replace"), text[int(length) :]
+        try:
+            result = parse(said)
+            found[ended.job] = ended, f"{ended.job}: fio ended with exit code {ended.code}" if ended.code else result
+        except FioError as error:
+            found[ended.job] = ended, f"{ended.job}: {error}"
     return found
 
 
-def _status(text: bytes | None) -> dict[str, _Ended]:
-    found: dict[str, _Ended] = {}
-    for line in (text or b"").decode(errors="replace").splitlines():
-        words = line.split()
-        if len(words) == 4 and all(word.isdigit() for word in words[1:]):
-            found[words[0]] = _Ended(int(words[1]) / 1e9, int(words[2]) / 1e9, int(words[3]))
-    return found
+def _ended(line: str) -> _Ended | None:
+    words = line.split()
+    if len(words) != 4 or not all(word.isdigit() for word in words[1:]):
+        return None
+    return _Ended(words[0], int(words[1]) / 1e9, int(words[2]) / 1e9, int(words[3]))
 
 
 def _get(sftp: SFTPClient, name: str) -> bytes | None:

@@ -90,6 +90,11 @@ def test_an_own_object_found_after_a_lost_answer_is_no_error(tmp_path: Path) -> 
     assert [r.method for r in script.requests] == ["POST", "POST", "GET"]
 
 
+def test_an_own_object_that_may_not_be_read_is_none_either(tmp_path: Path) -> None:
+    script = Scripted(reset(), refusal(409, "AlreadyExists"), refusal(403, "Forbidden"))
+    assert ask(tmp_path, script, lambda c: c.create(PATH, {"metadata": {"name": "one"}})) == {"metadata": {"name": "one"}}
+
+
 def test_somebody_elses_object_is_an_error(tmp_path: Path) -> None:
     script = Scripted(refusal(429, Retry_After="0"), refusal(409, "AlreadyExists", "exists"))
     with pytest.raises(ApiError, match="exists"):

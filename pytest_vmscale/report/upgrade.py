@@ -9,10 +9,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmscale.model import Measurement, Objective
+from pytest_vmscale.model import Measurement, Objective, UpgradeRecord
 from pytest_vmscale.report.charts import BLUE, GREEN, GREY, ORANGE, RED, SKY, legend, new_figure
 from pytest_vmscale.report.files import csv_text
-from pytest_vmscale.report.tables import worst_table
+from pytest_vmscale.report.tables import WORST, page
 from pytest_vmscale.report.terminal import count, cut, failed_lines, heading_lines, wrap
 from pytest_vmscale.scenarios import Chart, Plan, Table
 from pytest_vmscale.slo.upgrade import not_reached, upgrade_records
@@ -68,7 +68,10 @@ def charts(measurements: Sequence[Measurement], objectives: Sequence[Objective],
 
 def steps(measurement: Measurement) -> list[str]:
     details, load = measurement.details, measurement.parameters.get("load_vms")
-    told = [f"{measurement.size} VMs run" + (f", {load} of them with {measurement.parameters.get('load_iops_per_vm')} IOPS each" if load else "")]
+    told = [
+        f"{measurement.size} VMs run"
+        + (f", {load} of them with {measurement.parameters.get('load_iops_per_vm')} IOPS each" if load else "")
+    ]
     if details.get("channel"):
         told.append(f"Set the channel to {details['channel']}")
     told.append(f"Ask for {details.get('to')} by {details.get('asked_by') or 'nothing: it was not asked for'}")
@@ -89,7 +92,7 @@ def tables(measurement: Measurement) -> list[Table]:
     return [
         Table("Operators", (_OPERATORS, _REACHED), "html", functools.partial(operators_table, measurement)),
         Table("API outages", (_OUTAGE,), "csv", functools.partial(_outages_csv, measurement)),
-        Table("The worst ten VMs", (_VMS, _DOWNTIME), "html", functools.partial(worst_table, measurement, "SSH answered")),
+        Table("The worst ten VMs", (_VMS, _DOWNTIME), "html", functools.partial(worst_vms, measurement)),
         Table(f"All {measurement.size} records", (_VMS,), "csv", functools.partial(csv_text, measurement.records)),
     ]
 
@@ -133,7 +136,7 @@ def _one(measurement: Measurement, subtitle: str) -> list[str]:
     heading = f"Upgrade ({details.get('kind', '')}) from {details.get('from')} to {details.get('to')}: "
     seconds = measurement.duration_seconds
     heading += f"{details.get('state')}, not complete" if seconds is None else f"complete in {seconds / 60:.1f} min ({seconds:.0f} s)"
-    found = heading_lines(measurement, heading, subtitle)
+    found = [line for each in heading_lines(measurement, heading, subtitle) for line in wrap(each, "", "    ")]
     said = f"Asked for by {details.get('asked_by')}" + (f", on channel {details['channel']}" if details.get("channel") else "") + "."
     if details.get("completed_seconds") is not None:
         late = ", at the latest" if details.get("seen_late") else ""
@@ -180,7 +183,9 @@ def _pool_lines(details: Mapping[str, Any]) -> list[str]:
             told.append(f"Pool {pool['name']}: its {count(pool['machines'], 'node')} had nothing to do")
         elif pool["is_updated"] and pool["updated_seconds"] is not None:
             took = pool["updated_seconds"] - pool["updating_seconds"]
-            told.append(f"Pool {pool['name']}: all {pool['machines']} nodes updated in {took / 60:.1f} min, after {pool['updated_seconds'] / 60:.1f} min")
+            told.append(
+                f"Pool {pool['name']}: all {pool['machines']} nodes updated in {took / 60:.1f} min, after {pool['updated_seconds'] / 60:.1f} min"
+            )
         else:
             trouble = f" ({pool['trouble']})" if pool["trouble"] else ""
             told.append(f"Pool {pool['name']}: {pool['updated']} of {pool['machines']} nodes updated when the measurement ended{trouble}")
@@ -193,7 +198,7 @@ def _api_lines(details: Mapping[str, Any]) -> list[str]:
         longest = each["longest_outage_seconds"]
         figures = " ".join(f"{key} {_milliseconds(each[f'{key}_seconds'])}" for key in ("p50", "p90", "p99", "max"))
         outage = "never answered" if longest is None else f"longest outage {longest:.1f} s"
-        found.append(f"API {name:<6} {each['probes']:>6} probes, {each['failed']:>4} failed, {outage}; {figures}")
+        found += wrap(f"API {name}: {each['failed']} of {each['probes']} requests failed, {outage}; {figures}.", "", "    ")
     return found
 
 
@@ -298,7 +303,13 @@ def api_latency(measurement: Measurement, subtitle: str) -> Figure | None:
         return None
     figure, axes = new_figure(f"API requests meanwhile, {measurement.scope}", subtitle)
     for (name, each), colour in zip(api.items(), (BLUE, GREEN), strict=False):
-        axes.plot([at / 60 for at, _ in each["curve"]], [value * 1000 for _, value in each["curve"]], color=colour, linewidth=1, label=f"{name}, slowest answers")
+        axes.plot(
+            [at / 60 for at, _ in each["curve"]],
+            [value * 1000 for _, value in each["curve"]],
+            color=colour,
+            linewidth=1,
+            label=f"{name}, slowest answers",
+        )
         for index, (start, end, _) in enumerate(each["outages"]):
             label = f"{name}: no answer" if not index else ""
             axes.axvspan(start / 60, end / 60, color=RED if name == "read" else ORANGE, alpha=0.4, label=label)
@@ -317,7 +328,13 @@ def io_latency(measurement: Measurement, subtitle: str) -> Figure | None:
     figure, axes = new_figure(f"I/O latency in the VMs meanwhile, {measurement.scope}", subtitle)
     for key, colour, label in (("mean_seconds", BLUE, "mean of all VMs"), ("slowest_mean_seconds", ORANGE, "slowest VM")):
         for index, each in enumerate(windows):
-            axes.plot([each["start_seconds"] / 60, each["end_seconds"] / 60], [each[key] * 1e6] * 2, color=colour, linewidth=2.5, label="" if index else label)
+            axes.plot(
+                [each["start_seconds"] / 60, each["end_seconds"] / 60],
+                [each[key] * 1e6] * 2,
+                color=colour,
+                linewidth=2.5,
+                label="" if index else label,
+            )
     axes.axvline(0, color=GREY, linewidth=1, label="upgrade asked for")
     _end_line(axes, measurement.details)
     axes.set_ylabel("microseconds")
@@ -330,19 +347,39 @@ def io_latency(measurement: Measurement, subtitle: str) -> Figure | None:
 # Tables.
 
 
+def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    head = "".join(f"<th>{html.escape(each)}</th>" for each in heads)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def worst_vms(measurement: Measurement) -> str:
+    """Those that were lost, then those that did not answer for the longest."""
+
+    def seconds(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1f}"
+
+    def row(record: UpgradeRecord) -> tuple[object, ...]:
+        node = record.node if record.node == record.node_before else f"{record.node_before}, then {record.node}"
+        down = f"{seconds(record.ssh_downtime_seconds)} (at most {seconds(record.ssh_downtime_most_seconds)})"
+        stall = seconds(record.io_longest_stall_seconds)
+        why = "; ".join(filter(None, (record.error, record.io_error)))
+        return f"{record.namespace}/{record.vm_name}", record.os, node, record.status, record.migrations, record.restarts, down, stall, why
+
+    worst = sorted(upgrade_records(measurement), key=lambda each: (each.succeeded, -(each.ssh_downtime_seconds or 0.0)))[:WORST]
+    heads = ("VM", "system", "node", "status", "migrations", "restarts", "longest without SSH (s)", "longest I/O stall (s)", "error")
+    return page("Worst VMs", _table(heads, [row(each) for each in worst]))
+
+
 def operators_table(measurement: Measurement) -> str:
     details = measurement.details
     rows = []
     for each in _in_order(details):
         updated = "-" if each["updated_seconds"] is None else f"{each['updated_seconds']:.0f}"
-        cells = [
-            run_level(each["name"]), each["name"], each["before"], each["version"], updated,
-            *(f"{_open_seconds(each[key], details):.0f}" for key in ("progressing", "unavailable", "degraded")), each["said"],
-        ]  # fmt: skip
-        rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
+        windows = (f"{_open_seconds(each[key], details):.0f}" for key in ("progressing", "unavailable", "degraded"))
+        rows.append((run_level(each["name"]), each["name"], each["before"], each["version"], updated, *windows, each["said"]))
     heads = ("run level", "operator", "from", "to", "updated after (s)", "progressing (s)", "unavailable (s)", "degraded (s)", "last said")
-    head = "".join(f"<th>{each}</th>" for each in heads)
-    return f"<table border='1' cellpadding='3'><tr>{head}</tr>{''.join(rows)}</table>"
+    return page("Operators", _table(heads, rows))
 
 
 def _outages_csv(measurement: Measurement) -> str:

@@ -1,0 +1,488 @@
+"""The upgrade's parts without a cluster: what is refused, what is read of the objects, how it is judged and told."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from pytest_vmscale.cluster.requests import Cluster
+from pytest_vmscale.embedded.releases import catalogue
+from pytest_vmscale.guest.probe import Readiness
+from pytest_vmscale.guest.route import Target
+from pytest_vmscale.model import Measurement, Outcome, Status, UpgradeRecord
+from pytest_vmscale.procedures.upgrade_checks import Asker, Hop, State, UpgradeRefused, channel_refused, kind, not_offered, problems, refuse
+from pytest_vmscale.procedures.upgrade_probes import Asked, GuestProbe, outages
+from pytest_vmscale.procedures.upgrade_watch import (
+    ClusterOperator,
+    Condition,
+    Entry,
+    OperatorStatus,
+    OperatorTimes,
+    VersionStatus,
+    VersionTimes,
+    parse_progress,
+)
+from pytest_vmscale.report import upgrade as report
+from pytest_vmscale.report.charts import svg
+from pytest_vmscale.slo import upgrade as slo
+from pytest_vmscale.slo.profile import load_profile
+
+PROFILE = load_profile("reference")
+PATCH, MINOR = Hop("4.9.23"), Hop("4.10.9")
+IMAGE, OTHER = "quay.io/openshift-release-dev/ocp-release@sha256:" + "a" * 64, "mirror.example/ocp@sha256:" + "a" * 64
+AT_REST = {"Available": "True", "Progressing": "False", "Degraded": "False"}
+
+
+def told(reason: str = "", message: str = "", **statuses: str) -> list[dict[str, Any]]:
+    return [{"type": name, "status": status, "reason": reason, "message": message} for name, status in statuses.items()]
+
+
+def state(
+    version: Sequence[dict[str, Any]] = (), etcd: Sequence[dict[str, Any]] | None = None, pool: dict[str, Any] | None = None, **more: Any
+) -> State:
+    """A cluster at 4.9.15 that is fit for an upgrade, but for what is said."""
+    base = {each["type"]: each for each in told(Available="True", Progressing="False", Failing="False", RetrievedUpdates="True")}
+    status = {
+        "history": [{"state": "Completed", "version": "4.9.15", "image": "x", "startedTime": "2026-01-01T00:00:00Z"}],
+        "desired": {"version": "4.9.15", "channels": ["stable-4.9", "fast-4.9", "candidate-4.9", "candidate-4.10"]},
+        "availableUpdates": [{"version": "4.9.23", "image": IMAGE}],
+        "conditions": list({**base, **{each["type"]: each for each in version}}.values()),
+    }
+    status.update(more.pop("status", {}))
+    pools = [
+        {"metadata": {"name": "worker"}, "spec": {}, "status": {"conditions": told(Updated="True", Updating="False", Degraded="False")}}
+    ]
+    if pool:
+        pools = [{**pools[0], **pool}]
+    operators = [
+        {"metadata": {"name": "etcd"}, "status": {"conditions": told(**AT_REST) if etcd is None else list(etcd)}},
+        {"metadata": {"name": "dns"}, "status": {"conditions": told(**AT_REST)}},
+    ]
+    return State(
+        {"spec": {"channel": "stable-4.9", **more.pop("spec", {})}, "status": status},
+        operators,
+        pools,
+        more.pop("gates", {}),
+        more.pop("acks", {}),
+    )
+
+
+UNPAUSED = {"conditions": told(Updated="True", Updating="False", Degraded="False")}
+
+
+@pytest.mark.parametrize(
+    "found, hop, said",
+    [
+        (state(told("", "Working towards 4.9.21: 3 of 738 done (0% complete)", Progressing="True")), PATCH, "Working towards 4.9.21"),
+        (state(told("ImageVerificationFailed", "cannot be verified", Failing="True")), PATCH, "failing: ImageVerificationFailed"),
+        (state(told("InvalidClusterVersion", "no such thing", Invalid="True")), PATCH, "invalid: InvalidClusterVersion"),
+        (state(told("PoolUpdating", "pools are updating", Upgradeable="False")), MINOR, "Upgradeable=False: PoolUpdating: pools are updating"),
+        (state(spec={"overrides": [{"unmanaged": True}]}), PATCH, "overrides"),
+        (state(etcd=told("Sync", "no quorum", Available="True", Degraded="True")), PATCH, "operator etcd is degraded: Sync: no quorum"),
+        (state(etcd=told("Sync", "gone", Available="False", Degraded="False")), PATCH, "operator etcd is not available: Sync: gone"),
+        (state(pool={"spec": {"paused": True}, "status": UNPAUSED}), PATCH, "pool worker is paused"),
+        (state(pool={"spec": {}, "status": {"conditions": told("1 nodes", "bad file", Degraded="True", NodeDegraded="True")}}), PATCH, "pool worker is degraded: 1 nodes: bad file"),
+        (state(pool={"spec": {}, "status": {"conditions": told(Updating="True"), "updatedMachineCount": 2, "machineCount": 9}}), PATCH, "being updated (2 of 9 nodes)"),
+        (state(gates={"ack-4.9-kube-1.23-apis": "APIs are\nremoved"}), MINOR, "not acknowledged ack-4.9-kube-1.23-apis: APIs are removed"),
+        (state(etcd=told("UpgradeBackupFailed", "no space", **AT_REST, RecentBackup="False")), MINOR, "etcd has no recent backup: UpgradeBackupFailed: no space"),
+        (state(), Hop("4.9.15"), "at 4.9.15 already"),
+        (state(), Hop("4.9.24"), "4.9.24 is not offered on channel stable-4.9, which offers 4.9.23"),
+        (state(told("VersionNotFound", "not in the channel", RetrievedUpdates="False"), status={"availableUpdates": None}), PATCH, "could not be retrieved: VersionNotFound"),
+        (state(), Hop("4.9.23", channel="fast-4.11"), "fast-4.11 is none of those that 4.9.15 names"),
+    ],
+)  # fmt: skip
+def test_what_speaks_against_an_upgrade_is_said_before_anything_is_touched(found: State, hop: Hop, said: str) -> None:
+    with pytest.raises(UpgradeRefused) as refused:
+        refuse(found, hop)
+    assert said in str(refused.value)
+
+
+def test_a_cluster_that_is_fit_is_not_refused() -> None:
+    refuse(state(), PATCH)
+    refuse(state(gates={"ack-4.9-apis": "x", "ack-4.8-apis": "y"}, acks={"ack-4.9-apis": "true"}), Hop("4.10.9", channel="candidate-4.10"))
+
+
+def test_what_is_against_a_minor_version_is_not_against_a_patch() -> None:
+    against = state(told("PoolUpdating", "pools are updating", Upgradeable="False"), gates={"ack-4.9-apis": "removed"})
+    assert problems(against, PATCH) == []
+    assert len(problems(against, MINOR)) == 2 and problems(against, replace(MINOR, force=True)) == []
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    found = state(
+        told("X", "y", Progressing="True"), etcd=told("A", "b", Available="False"), pool={"spec": {"paused": True}, "status": UNPAUSED}
+    )
+    assert len(problems(found, PATCH)) == 3
+
+
+def test_a_target_with_known_risks_needs_to_be_accepted() -> None:
+    risky = {"release": {"version": "4.9.30", "image": OTHER}, "conditions": told("Bug", "may lose nodes", Recommended="False")}
+    found = state(status={"conditionalUpdates": [risky]})
+    assert "not recommended here (Bug: may lose nodes)" in not_offered(found, Hop("4.9.30"))
+    assert not_offered(found, Hop("4.9.30", explicit=True)) == ""
+
+
+def test_an_image_is_the_one_that_is_offered_by_its_digest_wherever_it_is_mirrored() -> None:
+    assert not_offered(state(), Hop("4.9.23", image=OTHER)) == ""
+    unknown = OTHER.replace("a" * 64, "b" * 64)
+    assert "--upgrade-allow-explicit" in not_offered(state(), Hop("4.9.23", image=unknown))
+    assert not_offered(state(), Hop("4.9.23", image=unknown, explicit=True)) == ""
+
+
+def test_a_channel_that_the_release_does_not_name_can_be_set_explicitly() -> None:
+    assert channel_refused(state(), Hop("4.9.23", channel="candidate-4.10")) == ""
+    assert channel_refused(state(), Hop("4.9.23", channel="x", explicit_channel=True)) == ""
+
+
+def test_a_hop_is_of_the_kind_that_the_reference_calls_minor_or_major() -> None:
+    assert kind("4.9.15", "4.9.23") == "patch" and kind("4.9.23", "4.10.9") == "minor"
+
+
+class Recorder:
+    """In the place of a cluster, its edits, and oc."""
+
+    def __init__(self, oc: bool) -> None:
+        self.oc, self.words, self.patches, self.kept = oc, [], [], False
+
+    def adm_upgrade(self, words: Sequence[str]) -> str | None:
+        self.words.append(list(words))
+        return "Requested update" if self.oc else None
+
+    async def patch(self, path: str, patch: Any) -> None:
+        self.patches.append((path.rpartition("/")[2], patch))
+
+    async def keep(self, ref: Any) -> None:
+        self.kept = True
+
+
+@pytest.mark.parametrize(
+    "hop, words, update",
+    [
+        (PATCH, ["--to=4.9.23"], {"version": "4.9.23", "image": IMAGE, "force": False}),
+        (Hop("4.9.23", image=OTHER), [f"--to-image={OTHER}"], {"version": "4.9.23", "image": IMAGE, "force": False}),
+        (Hop("4.9.40", image=IMAGE[:-1] + "b", explicit=True, force=True), [f"--to-image={IMAGE[:-1]}b", "--allow-explicit-upgrade", "--force"],
+         {"version": "", "image": IMAGE[:-1] + "b", "force": True}),
+    ],
+)  # fmt: skip
+def test_oc_is_asked_in_its_own_words_and_the_api_by_the_edit_that_they_make(hop: Hop, words: list[str], update: dict[str, Any]) -> None:
+    for oc in (True, False):
+        recorder = Recorder(oc)
+        how = asyncio.run(Asker(cast(Cluster, recorder), cast(Any, recorder), recorder.adm_upgrade).begin(state(), hop))
+        assert recorder.words == [words] and recorder.kept
+        assert recorder.patches == ([] if oc else [("version", {"spec": {"desiredUpdate": update}})])
+        assert how == ("oc adm upgrade" if oc else "ClusterVersion")
+
+
+# What is read of the objects.
+
+
+@pytest.mark.parametrize(
+    "message, done",
+    [
+        ("Working towards 4.9.23: 569 of 738 done (77% complete)", (569, 738)),
+        ("Working towards 4.10.9: 95 of 771 done (12% complete), waiting on kube-apiserver", (95, 771)),
+        ("Working towards 4.10.9: 744 of 771 done (96% complete), waiting up to 40 minutes on machine-config", (744, 771)),
+        ("Working towards quay.io/openshift-release-dev/ocp-release@sha256:abc: 1 of 738 done (0% complete)", (1, 738)),
+        ("Working towards 4.9.23: downloading update", None),
+        ("Working towards 4.9.23", None),
+        ("Unable to apply 4.9.23: the cluster operator etcd is degraded", None),
+        ("Unable to apply 4.10.9: wait has exceeded 40 minutes for these operators: network", None),
+        ("Cluster version is 4.9.23", None),
+        ("Stopped at 4.9.15: the cluster version is invalid", None),
+    ],
+)
+def test_progress_is_read_of_the_messages_that_real_clusters_write(message: str, done: tuple[int, int] | None) -> None:
+    assert parse_progress(message) == done
+
+
+def entry(version: str, state_: str = "Partial", started: str = "2026-01-01T00:00:00Z", completed: str | None = None) -> Entry:
+    return Entry(state_, version, f"image of {version}", started, completed)
+
+
+def conditions(**statuses: str) -> list[Condition]:
+    return [Condition(name, *text.split("|")) for name, text in statuses.items()]
+
+
+BEFORE = entry("4.9.15", "Completed")
+
+
+def test_the_duration_is_that_of_the_histories_entry() -> None:
+    times = VersionTimes()
+    times.saw(VersionStatus([BEFORE], conditions(Progressing="False||Cluster version is 4.9.15")), BEFORE, PATCH, 0.1, False)
+    assert times.entry is None and times.duration_seconds is None
+    started = entry("4.9.23", started="2026-01-02T10:00:00Z")
+    working = conditions(Progressing="True||Working towards 4.9.23: 569 of 738 done (77% complete)")
+    times.saw(VersionStatus([started, BEFORE], working), BEFORE, PATCH, 3.2, False)
+    assert (times.started_seconds, times.completed_seconds, times.curve) == (3.2, None, [[3.2, 569, 738]])
+    assert times.duration_seconds is None
+    done = entry("4.9.23", "Completed", "2026-01-02T10:00:00Z", "2026-01-02T10:35:01Z")
+    times.saw(VersionStatus([done, BEFORE], conditions()), BEFORE, PATCH, 2104.9, True)
+    assert times.duration_seconds == 2101.0 and times.completed_seconds == 2104.9 and times.upper_bound
+
+
+def test_a_history_that_is_full_does_not_hide_the_upgrade() -> None:
+    """The operator keeps a fixed number of entries: their number says nothing."""
+    full = [entry("4.9.15", "Completed", f"2025-01-01T00:00:{59 - index:02d}Z") for index in range(50)]
+    times = VersionTimes()
+    times.saw(VersionStatus([entry("4.9.23"), *full[:-1]]), full[0], PATCH, 1.0, False)
+    assert times.started_seconds == 1.0
+
+
+def test_another_upgrade_that_somebody_asks_for_is_not_taken_for_ours() -> None:
+    times = VersionTimes()
+    times.saw(VersionStatus([entry("4.9.21"), BEFORE]), BEFORE, PATCH, 5.0, False)
+    assert times.superseded == "4.9.21" and times.entry is None
+
+
+def test_a_payload_that_is_refused_is_known_by_what_either_release_says() -> None:
+    for said in (
+        conditions(Failing="True|ImageVerificationFailed|no signature"),
+        conditions(ReleaseAccepted="False|RetrievePayload|no signature"),
+    ):
+        times = VersionTimes()
+        times.saw(VersionStatus([BEFORE], said), BEFORE, PATCH, 5.0, False)
+        times.saw(VersionStatus([BEFORE], said), BEFORE, PATCH, 9.0, False)
+        assert "no signature" in times.refused and times.refused_seconds == 5.0
+        times.saw(VersionStatus([BEFORE], []), BEFORE, PATCH, 11.0, False)
+        assert times.refused == "" and times.refused_seconds is None
+    times = VersionTimes()
+    times.saw(VersionStatus([BEFORE], conditions(Failing="True|MultipleErrors|some")), BEFORE, PATCH, 5.0, False)
+    assert times.refused == ""
+
+
+def test_each_reason_for_failing_has_a_window_of_its_own() -> None:
+    times = VersionTimes()
+    for at, said in ((1.0, "True|A|a"), (2.0, "True|A|a"), (3.0, "True|B|b"), (4.0, "False||"), (5.0, "True|A|a")):
+        times.saw(VersionStatus([BEFORE], conditions(Failing=said)), BEFORE, PATCH, at, False)
+    assert times.failing == [[1.0, 3.0, "A: a"], [3.0, 4.0, "B: b"], [5.0, None, "A: a"]]
+
+
+def test_an_operators_windows() -> None:
+    def at(**statuses: str) -> ClusterOperator:
+        return ClusterOperator(status=OperatorStatus([], conditions(**{**AT_REST, **statuses})))
+
+    times = OperatorTimes("", "")
+    times.saw(at(), 1.0)
+    times.saw(at(Progressing="True|NodeInstaller|2 of 3"), 2.0)
+    times.saw(at(Progressing="True|NodeInstaller|3 of 3", Available="False|Down|all of it"), 3.0)
+    times.saw(at(), 4.0)
+    times.saw(at(Degraded="True|Sync|lost"), 5.0)
+    assert (times.progressing, times.unavailable, times.degraded) == ([[2.0, 4.0]], [[3.0, 4.0]], [[5.0, None]])
+    assert times.said == "Degraded=True: Sync: lost"
+
+
+# Probes.
+
+
+def asked(text: str) -> list[Asked]:
+    """One a second: `.` was answered, `x` was not."""
+    return [Asked(float(index), 0.01, "refused" if each == "x" else "") for index, each in enumerate(text)]
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [("....", []), ("..xxx.", [(2.0, 5.0)]), ("x.x.", [(0.0, 1.0), (2.0, 3.0)]), (".xx", [(1.0, 10.0)]), ("xx", [(0.0, 10.0)]), ("", [])],
+)
+def test_an_outage_lasts_from_the_first_probe_that_fails_to_the_next_that_does_not(text: str, found: list[tuple[float, float]]) -> None:
+    assert [(each.start_seconds, each.end_seconds) for each in outages(asked(text), 10.0)] == found
+
+
+def test_a_guests_downtime_has_a_bound() -> None:
+    probe = GuestProbe("a/vm", Target("a", "vm", "10.0.0.1", 22), Readiness.ssh())
+    assert probe.downtime(5.0).longest_seconds == 0.0
+    probe.answered(10.0, 10.1)
+    probe.unanswered(40.0, "refused")
+    probe.unanswered(42.0, "refused")
+    probe.answered(70.0, 70.2)
+    down = probe.downtime(100.0)
+    assert (down.longest_seconds, down.longest_most_seconds) == (pytest.approx(30.2), pytest.approx(60.2))
+    probe.unanswered(80.0, "no answer in time")
+    assert probe.downtime(200.0).longest_seconds == 120.0 and probe.downtime(200.0).total_seconds == pytest.approx(150.2)
+
+
+# Judging and telling.
+
+
+def operator(name: str, updated: float | None = 100.0, said: str = "", **windows: Any) -> dict[str, Any]:
+    return {"name": name, "before": "4.9.15", "version": "4.9.23" if updated else "4.9.15", "updated_seconds": updated, "said": said,
+            "progressing": [[50.0, updated]], "unavailable": [], "degraded": [], **windows}  # fmt: skip
+
+
+def api(longest: float | None = 0.0, failed: int = 0) -> dict[str, Any]:
+    down = [[600.0, 600.0 + longest, "Connection refused"]] if longest else []
+    figures = {"p50_seconds": 0.004, "p90_seconds": 0.01, "p99_seconds": 0.05, "max_seconds": 0.4}
+    return {"probes": 2100, "failed": failed, "longest_outage_seconds": longest, "outage_seconds": longest, "outages": down, **figures,
+            "curve": [[0.0, 0.004], [1000.0, 0.4], [2100.0, 0.005]]}  # fmt: skip
+
+
+def measured(seconds: float | None = 2100.0, records: Sequence[UpgradeRecord] | None = None, **details: Any) -> Measurement:
+    records = [record(index) for index in range(3)] if records is None else records
+    base: dict[str, Any] = {
+        "from": "4.9.15", "to": "4.9.23", "kind": "patch", "asked_by": "ClusterVersion", "channel": None, "state": "Completed",
+        "started_seconds": 5.0, "completed_seconds": 2105.4 if seconds else None, "seen_late": False,
+        "message": "Cluster version is 4.9.23", "refused": "", "superseded": "", "failing": [[900.0, 950.0, "MultipleErrors: two"]],
+        "curve": [[10.0, 5, 738], [1500.0, 569, 738]], "operators": [operator("etcd"), operator("network")], "unhealthy": [],
+        "pools": [{"name": "worker", "machines": 100, "updated": 100, "is_updated": True, "paused": False, "updating_seconds": None,
+                   "updated_seconds": None, "trouble": ""}],
+        "nodes": [], "api": {"read": api(), "write": api()}, "ssh_interval_seconds": 2.0,
+        "vms": {"restarted": 0, "migrated": 0, "migrations": 0}, "ended_seconds": 2105.4, "measured_seconds": 2106.0,
+        "io": [{"start_seconds": start, "end_seconds": start + 600, "vms": 2, "mean_seconds": mean, "slowest_mean_seconds": 2 * mean,
+                "longest_stall_seconds": 0.2, "iops": 200.0} for start, mean in ((-600.0, 360e-6), (5.0, 396e-6))],
+    }  # fmt: skip
+    return Measurement(
+        scenario="upgrade", version="1.0.0", run_id="r1", started_epoch=0.0, parameters={"vms": len(records), "load_vms": 2}, records=tuple(records),
+        deadline_seconds=4620.0, duration_seconds=seconds, details={**base, **details}, named="4.9.15 to 4.9.23",
+    )  # fmt: skip
+
+
+def record(index: int, error: str | None = None, **more: Any) -> UpgradeRecord:
+    fields: dict[str, Any] = {
+        "ssh_downtime_seconds": 0.0,
+        "ssh_downtime_most_seconds": 0.0,
+        "ssh_downtime_total_seconds": 0.0,
+        "probes": 700,
+    }
+    return UpgradeRecord(namespace="a", vm_name=f"vm-{index}", os="rhel", status=Status.FAILED if error else Status.SUCCESS, requested_at=0.0,
+                         error=error, last_phase="Running", **{**fields, **more})  # fmt: skip
+
+
+def judged(measurement: Measurement) -> dict[str, Any]:
+    return {each.id.partition(".")[2]: each for each in slo.judge(measurement, PROFILE, 10.0)}
+
+
+def test_the_reference_is_met_by_itself_and_a_patch_has_a_patchs_limit() -> None:
+    found = judged(measured(2100.0))
+    assert {each.outcome for each in found.values()} == {Outcome.PASS, Outcome.REPORTED}
+    assert found["duration"].limit == pytest.approx(2310.0) and found["api_outage"].outcome is Outcome.REPORTED
+    assert judged(measured(8160.0, kind="minor"))["duration"].limit == pytest.approx(8976.0)
+    assert judged(measured(2400.0))["duration"].outcome is Outcome.FAIL
+
+
+STUCK = {
+    "state": "Partial",
+    "message": "Working towards 4.9.23: 569 of 738 done (77% complete), waiting on network",
+    "operators": [operator("etcd"), operator("network", None, "Progressing=True: Deploying: DaemonSet is not available (3 of 103)")],
+    "unhealthy": [{"name": "network", "why": "it is at 4.9.15"}],
+    "ended_seconds": 4620.0,
+}
+
+
+def test_a_stuck_operator_is_named_with_what_it_says() -> None:
+    found = judged(measured(None, **STUCK))
+    assert found["version_reached"].outcome is found["duration"].outcome is found["operators_healthy"].outcome is Outcome.FAIL
+    assert found["duration"].measured_text == "> 4620 s"
+    for said in ("after 4620 s", "569 of 738", "network (Progressing=True: Deploying: DaemonSet is not available (3 of 103))"):
+        assert said in found["version_reached"].why
+    assert "etcd" not in found["version_reached"].why
+
+
+def test_why_a_version_is_not_reached() -> None:
+    assert "ImageVerificationFailed: no" in slo.not_reached(measured(None, refused="ImageVerificationFailed: no"))
+    assert "somebody asked for 4.9.21" in slo.not_reached(measured(None, superseded="4.9.21"))
+    assert "C: d" in slo.not_reached(measured(None, failing=[[1.0, 2.0, "A: b"], [3.0, None, "C: d"]]))
+    assert "A: b" not in slo.not_reached(measured(None, failing=[[1.0, 2.0, "A: b"], [3.0, None, "C: d"]]))
+
+
+def test_a_vm_that_is_lost_is_named() -> None:
+    found = judged(measured(records=[record(0), record(1, "its VMI is gone")]))["no_vm_lost"]
+    assert found.outcome is Outcome.FAIL and "a/vm-1 (its VMI is gone)" in found.why and found.measured_text == "1 of 2"
+
+
+def test_what_was_not_measured_never_passes() -> None:
+    for empty in (measured(records=[]), replace(measured(), complete=False, incomplete_reason="interrupted")):
+        assert all(each.outcome is not Outcome.PASS for each in judged(empty).values())
+    silent = judged(measured(api={"read": api(None), "write": api(0.0)}))["api_outage"]
+    assert silent.measured is None or silent.outcome is Outcome.REPORTED
+
+
+def test_limits_of_outage_and_downtime_are_those_of_the_profile() -> None:
+    limits = {
+        "api_outage": PROFILE.upgrade.api_outage.model_copy(update={"seconds": 60.0}),
+        "vm_downtime": PROFILE.upgrade.vm_downtime.model_copy(update={"seconds": 30.0}),
+    }
+    profile = PROFILE.model_copy(update={"upgrade": PROFILE.upgrade.model_copy(update=limits)})
+    slow = measured(records=[record(0, ssh_downtime_seconds=45.0)], api={"read": api(90.0), "write": api(89.0)})
+    found = {each.id: each for each in slo.judge(slow, profile, 10.0)}
+    assert found["upgrade.api_outage"].outcome is found["upgrade.vm_downtime"].outcome is Outcome.FAIL
+    assert found["upgrade.api_outage"].measured == 90.0
+
+
+TROUBLED = measured(
+    None,
+    [record(0, "its VMI failed and was started again", ssh_downtime_seconds=31.0, restarts=1, io_error="fio ended with the guest, which was restarted"), record(1)],
+    **STUCK,
+    failing=[[900.0, None, "MultipleErrors: " + "a long story " * 30]],
+    api={"read": api(90.0, 90), "write": api(None, 2100)},
+    pools=[{"name": "worker", "machines": 100, "updated": 7, "is_updated": False, "paused": False, "updating_seconds": 100.0,
+            "updated_seconds": None, "trouble": "pool worker is being updated"}],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("measurement", [measured(), TROUBLED, measured(records=[], operators=[], curve=[], io=[], api={}, pools=[])])
+def test_it_is_told_in_a_terminal_of_a_hundred_columns(measurement: Measurement) -> None:
+    lines = report.lines([measurement, measurement], "embedded cluster, simulated at 60x")
+    assert max(map(len, lines)) <= 100 and lines[0].startswith("Upgrade (patch) from 4.9.15 to 4.9.23")
+
+
+def test_what_is_told() -> None:
+    good, bad = "\n".join(report.lines([measured()], "")), "\n".join(report.lines([TROUBLED], ""))
+    for said in (
+        "complete in 35.0 min (2100 s)",
+        "Completed 2105.4 s after the request",
+        "2 of 2 cluster operators",
+        "(+10.0 %)",
+        "its 100 nodes had nothing to do",
+    ):
+        assert said in good
+    for said in (
+        "Partial, not complete",
+        "waiting on network",
+        "longest outage 90.0 s",
+        "never answered",
+        "7 of 100 nodes updated",
+        "fio broke in 1 VM",
+        "vm-0",
+    ):
+        assert said in bad
+
+
+def test_charts_of_all_and_of_nothing() -> None:
+    for measurement in (measured(), TROUBLED):
+        charts = report.charts([measurement], slo.judge(measurement, PROFILE, 10.0), "embedded cluster, simulated at 60x")
+        drawn = {chart.file: chart.draw() for chart in charts}
+        assert set(drawn) == {"upgrade_operators", "upgrade_progress", "upgrade_api", "upgrade_vms"}
+        texts = {name: svg(figure) for name, figure in drawn.items() if figure is not None}
+        assert len(texts) == 4 and "etcd  12" in texts["upgrade_operators"] and "all 738" in texts["upgrade_progress"]
+    nothing = measured(operators=[], curve=[], io=[], api={})
+    assert [chart.draw() for chart in report.charts([nothing], (), "")] == [None] * 4
+
+
+def test_the_charts_of_a_chain_have_names_of_their_own() -> None:
+    other = replace(measured(to="4.10.9"), named="4.9.23 to 4.10.9")
+    files = [chart.file for chart in report.charts([measured(), other], (), "")]
+    assert len(set(files)) == 8 and "upgrade-4.10.9_api" in files
+
+
+def test_steps_and_tables() -> None:
+    assert any("etcd is at 4.9.23 after 100 s" in step for step in report.steps(measured()))
+    assert any("is not Completed" in step and "network" in step for step in report.steps(TROUBLED))
+    tables = {table.title: table.text() for table in report.tables(TROUBLED)}
+    assert "<td>network</td>" in tables["Operators"] and "read,600.0,690.0,90.0,Connection refused" in tables["API outages"]
+
+
+def test_run_levels_are_those_of_the_payload() -> None:
+    for component in catalogue().payload:
+        for name in component.operators:
+            assert report.run_level(name) == component.level, name
+
+
+def test_states_are_not_changed_by_looking_at_them() -> None:
+    found = state()
+    before = copy.deepcopy(found.version)
+    problems(found, MINOR)
+    assert found.version == before

@@ -1,51 +1,32 @@
 """fio in many guests at once: its files laid out, started on one barrier, left alone, its results fetched.
 
 fio runs detached, by a script that starts each job at its time: no connection is needed while anything is measured, and one that is
-lost costs nothing but another try. A few connections at a time do for any number of guests. All that is run over SSH is a constant
-of this file; what varies travels over SFTP, in files.
+lost costs nothing but another try. A few connections at a time do for any number of guests. What is done over each is in detached.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from ..clock import Clock
-from .fio import LAYOUT, Dataset, FioError, FioResult, Job, parse, render_job, render_layout
-from .login import LOGIN_WALL_SECONDS, Credentials, LoginError, execute, execute_bytes, with_login
+from . import detached
+from .detached import Check, WorkloadError
+from .fio import LAYOUT, Dataset, FioResult, Job, render_job, render_layout
+from .login import LOGIN_WALL_SECONDS, Credentials, LoginError, with_login
 from .route import Route, Target
 
 if TYPE_CHECKING:
-    from paramiko import SFTPClient, SSHClient
+    from paramiko import SSHClient
 
 T = TypeVar("T")
 
-FOLDER = "vmscale-fio"  # in the home of the user that logs in
-CHECK = "mkdir -p vmscale-fio/data && cd vmscale-fio && df -Pk . && fio --version"
-INSTALL = "sudo -n dnf -y install fio || { sudo -n apt-get -q -y update && sudo -n apt-get -q -y install fio; }"
-CLOCK = "date +%s%N"
-RUN = files(__package__).joinpath("run.sh").read_text(encoding="utf-8")  # what starts the jobs in a guest
-START = f"cd vmscale-fio || exit\nrm -f status pid\nsetsid sh -c {shlex.quote(RUN)} </dev/null >run.log 2>&1 &\necho $!"
-FORGET_LAYOUT = "rm -f vmscale-fio/layout.done"
-LAID_OUT = 'cd vmscale-fio && cat status && read -r job started ended code <status && [ "$code" = 0 ] && cp jobs.fio layout.done'
-# Each job that has ended: a line of its status and how long its result is, and the result; before it what fio said, if it failed.
-FETCH = """cd vmscale-fio && while read -r job started ended code; do
-  if [ "$code" = 0 ]; then result="$job.json"; else result="$job.out $job.json"; fi
-  echo "$job $started $ended $code $(cat $result 2>/dev/null | wc -c)"
-  cat $result 2>/dev/null
-done <status"""
-STOP = 'cd vmscale-fio && kill -- "-$(cat pid)"'
-REMOVE = "rm -rf vmscale-fio"
-
 CONNECTIONS = 16
 CLOCK_SAMPLES = 3
-INSTALL_WALL_SECONDS = 600.0
 # The barrier lies so far ahead: a second, and this multiple of what the pace so far says that it takes to reach all guests. If it passes
 # before all have been reached, nothing has been measured yet: all begin again, with a later one.
 LEAD_WALL_SECONDS = 1.0
@@ -57,10 +38,6 @@ RETRY_SECONDS, RETRY_MOST_SECONDS, RETRY_FLOOR_WALL_SECONDS = 1.0, 15.0, 0.2
 SETTLE_SECONDS = 1.0
 GAP_SECONDS = 10.0  # between one job's planned end and the next one's start
 LATE_SECONDS = 5.0  # a job without a ramp may start so much after the others
-
-
-class WorkloadError(Exception):
-    """The workload cannot be run in a guest; one line says why."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +63,6 @@ class Trouble:
 
     why: str
     passing: bool = False
-
-
-@dataclass(frozen=True)
-class Check:
-    """What a guest has. `version` None: no fio."""
-
-    version: str | None
-    free_bytes: int
-    laid_out: bool  # the dataset that was asked about is there already
 
 
 @dataclass(frozen=True)
@@ -185,18 +153,14 @@ class Workload:
     async def check(self, dataset: Dataset, keys: Iterable[str] | None = None) -> dict[str, Check | Trouble]:
         """Look into each guest."""
         layout = render_layout(dataset)
-        return await self._each("checked", keys, lambda key, client: _check(client, layout))
+        return await self._each("checked", keys, lambda key, client: detached.check(client, layout))
 
     async def install(self, keys: Iterable[str]) -> dict[str, Trouble]:
         """Install fio from the guests' own repositories. Returns the guests where that failed."""
-
-        def work(key: str, client: SSHClient) -> None:
-            status, text = execute(client, INSTALL, INSTALL_WALL_SECONDS)
-            if status:
-                raise WorkloadError(f"fio could not be installed: {_last_line(text)}")
-
         pace = self._wall_each
-        failed = _troubles(await self._each("with fio installed", keys, work, INSTALL_WALL_SECONDS))
+        failed = _troubles(
+            await self._each("with fio installed", keys, lambda key, client: detached.install(client), detached.INSTALL_WALL_SECONDS)
+        )
         self._wall_each = pace  # an installation takes its time, however fast guests are reached
         return failed
 
@@ -204,14 +168,14 @@ class Workload:
         """Write the dataset in each guest, all at once. Returns the guests where that failed. deadline_seconds: cluster time."""
 
         def begin(key: str, client: SSHClient) -> None:
-            execute(client, FORGET_LAYOUT)  # what is there may be written over from now on
-            _start(client, render_layout(dataset), f"0 {LAYOUT}\n")
+            detached.forget_layout(client)
+            detached.start(client, render_layout(dataset), f"0 {LAYOUT}\n")
 
         begun = await self._each("begun to lay out", keys, begin)
         failed, give_up = _troubles(begun), self._clock.now() + deadline_seconds
         waiting, pause = [key for key in begun if key not in failed], RETRY_SECONDS
         while waiting:
-            looks = await self._each("laid out", waiting, lambda key, client: _laid_out(client), quiet=True)
+            looks = await self._each("laid out", waiting, lambda key, client: detached.laid_out(client), quiet=True)
             # A guest that cannot be reached for the moment may be writing all the same.
             failed.update({key: look for key, look in _troubles(looks).items() if not look.passing})
             waiting = [key for key, look in looks.items() if look is False or (isinstance(look, Trouble) and look.passing)]
@@ -250,10 +214,10 @@ class Workload:
     def _begin(self, client: SSHClient, epoch: float, jobs: str, timed: Sequence[Timed], again: bool) -> Offset:
         """Compare the guest's clock, and have it wait for the barrier by it."""
         if again:
-            execute(client, STOP)
+            detached.stop(client)
         offset = self._compare_clock(client)
         schedule = "".join(f"{round((epoch + offset.seconds + each.at_seconds) * 1e9)} {each.job.name}\n" for each in timed)
-        _start(client, jobs, schedule)
+        detached.start(client, jobs, schedule)
         return offset
 
     def _compare_clock(self, client: SSHClient) -> Offset:
@@ -261,11 +225,9 @@ class Workload:
         found = []
         for _ in range(CLOCK_SAMPLES):
             sent = self._clock.now()
-            status, text = execute(client, CLOCK)
+            epoch = detached.epoch(client)
             back = self._clock.now()
-            if status or not text.strip().isdigit():
-                raise WorkloadError(f"`{CLOCK}` says {text.strip()!r}")
-            found.append(Offset(int(text) / 1e9 - (sent + back) / 2, (back - sent) / 2))
+            found.append(Offset(epoch - (sent + back) / 2, (back - sent) / 2))
         return min(found, key=lambda offset: offset.bound_seconds)
 
     async def wait(self, barrier: Barrier, tick: Callable[[float], None] | None = None) -> None:
@@ -283,7 +245,7 @@ class Workload:
         waiting = [key for key, run in barrier.runs.items() if run.error is None]
         total, pause = len(waiting), RETRY_SECONDS
         while waiting:
-            found = await self._each("fetched", waiting, lambda key, client: _fetch(client), quiet=True)
+            found = await self._each("fetched", waiting, lambda key, client: detached.fetch(client), quiet=True)
             missing: dict[str, str] = {}
             for key, look in found.items():
                 run = barrier.runs[key]
@@ -307,18 +269,11 @@ class Workload:
 
     async def stop(self) -> None:
         """End what runs, in the guests that can be reached: for a run that is given up."""
-        await self._each("stopped", None, lambda key, client: execute(client, STOP), quiet=True)
+        await self._each("stopped", None, lambda key, client: detached.stop(client), quiet=True)
 
     async def remove(self) -> dict[str, Trouble]:
         """Take the dataset and all else away again. Returns the guests where that failed."""
-
-        def work(key: str, client: SSHClient) -> None:
-            execute(client, STOP)
-            status, text = execute(client, REMOVE)
-            if status:
-                raise WorkloadError(f"{FOLDER} could not be removed: {_last_line(text)}")
-
-        return _troubles(await self._each("cleaned", None, work))
+        return _troubles(await self._each("cleaned", None, lambda key, client: detached.remove(client)))
 
     # Many guests, few connections.
 
@@ -370,7 +325,7 @@ def _troubles(found: Mapping[str, object]) -> dict[str, Trouble]:
     return {key: each for key, each in found.items() if isinstance(each, Trouble)}
 
 
-def _judged(barrier: Barrier, run: GuestRun, found: Mapping[str, tuple[_Ended, FioResult | str]]) -> dict[str, JobRun]:
+def _judged(barrier: Barrier, run: GuestRun, found: Mapping[str, tuple[detached.Ended, FioResult | str]]) -> dict[str, JobRun]:
     """The jobs that have ended. One that began when others had been counting for a while did not run beside them."""
     judged: dict[str, JobRun] = {}
     bound = run.offset.bound_seconds if run.offset else 0.0
@@ -387,93 +342,3 @@ def _judged(barrier: Barrier, run: GuestRun, found: Mapping[str, tuple[_Ended, F
         else:
             judged[name] = JobRun(result, None, late)
     return judged
-
-
-# In one guest, on a thread.
-
-
-@dataclass(frozen=True)
-class _Ended:
-    """A line of the status file. By the guest's clock."""
-
-    job: str
-    started_epoch: float
-    ended_epoch: float
-    code: int
-
-
-def _check(client: SSHClient, layout: str) -> Check:
-    status, text = execute(client, CHECK)
-    rows = [line.split() for line in text.splitlines()]
-    # df's second line: file system, blocks, used, available (KiB), share, where.
-    if len(rows) < 2 or len(rows[1]) < 6 or not rows[1][3].isdigit():
-        raise WorkloadError(f"df does not say how much room there is: {_last_line(text)}")
-    version = rows[2][0] if status == 0 and len(rows) > 2 and rows[2][0].startswith("fio-") else None
-    with client.open_sftp() as sftp:
-        there = _get(sftp, "layout.done") == layout.encode()
-    return Check(version, int(rows[1][3]) * 1024, there)
-
-
-def _start(client: SSHClient, jobs: str, schedule: str) -> None:
-    with client.open_sftp() as sftp:
-        for name, text in {"jobs.fio": jobs, "schedule": schedule}.items():
-            with sftp.open(f"{FOLDER}/{name}", "w") as file:
-                file.write(text)
-    status, text = execute(client, START)
-    if status:
-        raise WorkloadError(f"fio could not be started: {_last_line(text)}")
-
-
-def _laid_out(client: SSHClient) -> bool:
-    """Whether the dataset has been written; it is noted in the guest, for a run to come."""
-    status, text = execute(client, LAID_OUT)
-    ended = next((each for each in map(_ended, text.splitlines()) if each), None)
-    if ended is None:
-        return False
-    if ended.code:
-        with client.open_sftp() as sftp:
-            said = (_get(sftp, f"{LAYOUT}.out") or b"").decode(errors="replace")
-        raise WorkloadError(f"the dataset could not be laid out: {_last_line(said)}")
-    if status:
-        raise WorkloadError(f"it could not be noted that the dataset is laid out: {_last_line(text)}")
-    return True
-
-
-def _fetch(client: SSHClient) -> dict[str, tuple[_Ended, FioResult | str]]:
-    """Each job that has ended, with its result or why there is none."""
-    _, text, _ = execute_bytes(client, FETCH)
-    found: dict[str, tuple[_Ended, FioResult | str]] = {}
-    while text:
-        line, _, text = text.partition(b"\n")
-        head, _, length = line.decode(errors="replace").rpartition(" ")
-        ended = _ended(head)
-        if ended is None or not length.isdigit():
-            raise WorkloadError(f"its status is not as run.sh writes it: {_last_line(head)}")
-        said, text = text[: int(length)].decode(errors="replace"), text[int(length) :]
-        try:
-            result = parse(said)
-            found[ended.job] = ended, f"{ended.job}: fio ended with exit code {ended.code}" if ended.code else result
-        except FioError as error:
-            found[ended.job] = ended, f"{ended.job}: {error}"
-    return found
-
-
-def _ended(line: str) -> _Ended | None:
-    words = line.split()
-    if len(words) != 4 or not all(word.isdigit() for word in words[1:]):
-        return None
-    return _Ended(words[0], int(words[1]) / 1e9, int(words[2]) / 1e9, int(words[3]))
-
-
-def _get(sftp: SFTPClient, name: str) -> bytes | None:
-    """A file of ours, or None if it is not there."""
-    try:
-        with sftp.open(f"{FOLDER}/{name}") as file:
-            return bytes(file.read())
-    except FileNotFoundError:
-        return None
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"

@@ -33,9 +33,13 @@ class TestMigration:
         slo.check(migration, "migration.zone_duration")
 
     def test_time_of_drains(self, migration, slo):
+        if migration.parameters["trigger"] == "vmim":
+            pytest.skip("no node is drained")
         slo.check(migration, "migration.drain_time")
 
     def test_wait_for_nodes(self, migration, slo):
+        if migration.parameters["trigger"] != "machineconfig":
+            pytest.skip("no node reboots")
         slo.check(migration, "migration.node_wait")
 
     def test_last_vm_off(self, migration, slo):
@@ -48,3 +52,11 @@ class TestMigration:
 
     def test_average_time(self, migration, system, slo):
         slo.check(migration, f"migration.average_{system}")
+
+    @pytest.mark.own_objective("migration")
+    def test_own_objective(self, migration, slo, own_objective):
+        slo.check(migration, own_objective)
+
+    @pytest.mark.comparison
+    def test_no_regression(self, migration, slo):
+        slo.check_no_regression(migration)

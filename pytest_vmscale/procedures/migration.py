@@ -241,7 +241,7 @@ class _Work:
         pool = self.nodes.pool_times(self.area.pool) if self.area.pool else None
         nodes = self._nodes()
         zone_seconds = self._zone_seconds(off, nodes)
-        draining = _covered([(each.cordoned_seconds, each.drained_seconds) for each in nodes])
+        draining = None if self.trigger.name == "vmim" else _covered([(each.cordoned_seconds, each.drained_seconds) for each in nodes])
         return {
             "trigger": self.trigger.name,
             "zone": self.area.name,

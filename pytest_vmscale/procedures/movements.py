@@ -18,6 +18,7 @@ from .vmi import VMIS, Condition, Interface, PhaseTransition
 
 MIGRATIONS = "/apis/kubevirt.io/v1/virtualmachineinstancemigrations"
 DOMAIN = "kubevirt.io/domain"  # annotation of a launcher pod: its VMI's name
+CREATED_BY = "kubevirt.io/created-by"  # label of one: its VMI's uid
 FINAL = ("Succeeded", "Failed")
 # A migration is under way from when its target pod is asked for; before, it waits for one of the cluster's and its node's slots.
 ACTIVE = ("Scheduling", "Scheduled", "PreparingTarget", "TargetReady", "Running")
@@ -89,15 +90,10 @@ class LauncherMeta(Meta):
     annotations: dict[str, str] = {}
 
 
-class LauncherSpec(msgspec.Struct):
-    nodeName: str = ""
-
-
 class Launcher(Projection):
-    """Of a virt-launcher pod: whose it is, its node, and whether it is being deleted."""
+    """Of a virt-launcher pod: whose it is, and whether it is being deleted."""
 
     metadata: LauncherMeta = msgspec.field(default_factory=LauncherMeta)
-    spec: LauncherSpec = msgspec.field(default_factory=LauncherSpec)
 
     @property
     def vm(self) -> str:
@@ -141,7 +137,7 @@ class Attempt:
 class Restart:
     """A VMI that ended, and the VM's next one. `phases`: of the next."""
 
-    source: str
+    old_uid: str
     evicted: Stamp | None
     phases: dict[str, Stamp] = field(default_factory=dict)
 
@@ -160,8 +156,7 @@ class Moving:
     gone: bool = False
     leaving: str = ""  # the node that it was asked to leave
     requested: Stamp | None = None  # the first time
-    evicted: Stamp | None = None  # its launcher pod, for a VM that is not migrated
-    ended_pods: set[str] = field(default_factory=set)  # launcher pods that were seen to be deleted, by uid
+    evictions: dict[str, Stamp] = field(default_factory=dict)  # of a VM that is not migrated: of the launcher pods of its VMIs, by their uids
     moved: Stamp | None = None  # it runs on another node than its first
     attempts: dict[str, Attempt] = field(default_factory=dict)  # by uid
     restarts: list[Restart] = field(default_factory=list)
@@ -292,11 +287,10 @@ class Movements:
 
     def _replaced(self, vm: Moving, vmi: MovingVmi) -> None:
         """The VM has a new VMI: it was restarted."""
+        vm.restarts.append(Restart(vm.uid, vm.evictions.get(vm.uid)))
         vm.uid, vm.gone, vm.phase = vmi.metadata.uid, False, ""
-        vm.restarts.append(Restart(vm.node, vm.evicted))
         if vm.moves_by != RESTART:
             vm.unexpected += 1
-        vm.evicted = None
 
     def _on_state(self, vm: Moving, state: MigrationState, event: Event[MovingVmi]) -> None:
         attempt = vm.attempts.setdefault(state.migrationUid, Attempt(state.migrationUid))
@@ -359,12 +353,15 @@ class Movements:
 
     def _on_launcher(self, event: Event[Launcher]) -> None:
         pod, vm = event.object, self.vms.get(event.object.vm)
-        if vm is None or event.initial or pod.metadata.uid in vm.ended_pods:
+        uid = pod.metadata.labels.get(CREATED_BY, "")
+        if vm is None or event.initial or not uid or uid in vm.evictions:
             return
         if event.type == "DELETED" or pod.metadata.deletionTimestamp:
-            vm.ended_pods.add(pod.metadata.uid)
-            vm.evicted = self._stamp(event)
-            vm.requested = vm.requested or vm.evicted
+            stamp = vm.evictions[uid] = self._stamp(event)
+            vm.requested = vm.requested or stamp
+            for restart in vm.restarts:  # another stream may have brought the next VMI before
+                if restart.old_uid == uid:
+                    restart.evicted = stamp
             self.changed.set()
 
     # -- what was measured ------------------------------------------------------------------------------------------

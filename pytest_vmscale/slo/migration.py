@@ -101,11 +101,14 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
             text=str(most),
         ),
         _timed(measurement, "zone_duration", "Zone updated", measurement.duration_seconds, wanted.zone_duration, tolerance_percent, trouble, held),
-        _timed(measurement, "drain_time", "Time of drains", details.get("drain_seconds"), wanted.drain_time, tolerance_percent, trouble, held),
-        _timed(measurement, "node_wait", "Waiting for nodes", details.get("node_wait_seconds"), wanted.node_wait, tolerance_percent, trouble, held),
         _timed(measurement, "vms_off", "Last VM off its node", details.get("vms_off_seconds"), wanted.vms_off, tolerance_percent, trouble,
                held or _lost(measurement)),
     ]  # fmt: skip
+    trigger = details.get("trigger", MACHINE_CONFIG)
+    if trigger != "vmim":
+        found.append(_timed(measurement, "drain_time", "Time of drains", details.get("drain_seconds"), wanted.drain_time, tolerance_percent, trouble, held))
+    if trigger == MACHINE_CONFIG:
+        found.append(_timed(measurement, "node_wait", "Waiting for nodes", details.get("node_wait_seconds"), wanted.node_wait, tolerance_percent, trouble, held))
     pods = details.get("pods") or {}
     if pods or not measurement.size:
         evicted, back = pods.get("evicted", 0), pods.get("back", 0)
@@ -147,7 +150,8 @@ def averages(measurement: Measurement, os: str) -> tuple[str, list[float], int]:
 
 def _average(measurement: Measurement, os: str, wanted: Average, tolerance_percent: float, trouble: str) -> Objective:
     moves_by, values, missing = averages(measurement, os)
-    comparable = wanted.seconds is not None and moves_by == wanted.moves_by
+    enough = len(values) + missing >= wanted.from_vms
+    comparable = wanted.seconds is not None and moves_by == wanted.moves_by and enough
     # A mean of those that got there would flatter: with one missing it lies beyond.
     mean = sum(values) / len(values) if values and not missing else None
     return at_most(

@@ -199,9 +199,11 @@ def _no_latency_limits() -> Latency:
 
 
 class Average(_Block):
-    """The mean over the VMs of one OS. moves_by: what it is of. None: reported, not judged."""
+    """The mean over the VMs of one OS. moves_by: what it is of. It holds for at least `from_vms` of them: the mean of a few says little of one
+    over hundreds. None: reported, not judged."""
 
     seconds: Seconds | None = None
+    from_vms: Size = 1
     moves_by: Literal["live-migration", "restart"] = "live-migration"
     source: Source
 

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_vmscale.embedded.api.errors import ApiError, Cause
 from pytest_vmscale.embedded.api.kinds import load_kinds
-from pytest_vmscale.embedded.api.rules import canonical_quantity
+from pytest_vmscale.embedded.api.quantities import canonical_quantity
 from pytest_vmscale.embedded.api.schema import MISSING, Node, Notation, schema_of
 from pytest_vmscale.embedded.api.validation import Schemas
 

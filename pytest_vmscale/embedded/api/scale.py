@@ -10,7 +10,8 @@ from .errors import Cause
 from .representations import answer_object, media_type, parse_json, read_body, read_object
 from .resources import Resources
 from .store import Object
-from .writes import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, Writes, method_not_supported, write_options
+from .write_options import write_options
+from .writes import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, Writes, method_not_supported
 
 
 class Scales:

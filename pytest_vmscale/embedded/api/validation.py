@@ -15,6 +15,7 @@ import orjson
 from . import rules
 from .errors import Cause, Undecodable
 from .kinds import Kind, Kinds
+from .quantities import canonical_quantity
 from .schema import MISSING, Node, any_node, object_meta, schema_of
 from .store import Object
 
@@ -149,7 +150,7 @@ def _read(kind: Kind, node: Node, value: Any, path: str, unknown: list[str], str
             value[index] = _zero(node.items) if item is None else _read(kind, node.items, item, f"{path}[{index}]", unknown, struct)
     elif node.format == "quantity":
         try:
-            return rules.canonical_quantity(str(value))
+            return canonical_quantity(str(value))
         except ValueError as error:
             raise Undecodable(kind.kind, kind.version, str(error)) from error
     elif node.format == "date-time":

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import orjson
 from aiohttp import web
@@ -16,13 +14,14 @@ from . import apply, errors, metadata, patches, strategies
 from .calls import Call
 from .errors import Cause
 from .kinds import Kind
-from .lists import MOST, ListOptions, Page, encode_list, item_encoder, parse_options
+from .lists import ListOptions, Page, encode_list, item_encoder, parse_options
 from .reads import object_namespace
-from .representations import JSON, accepted, answer, go_type, media_type, parse_json, parse_object, parse_yaml, read_body, read_object
+from .representations import accepted, answer, go_type, media_type, parse_json, parse_yaml, read_body, read_object
 from .resources import Resources
 from .selectors import selection
 from .store import Object
 from .validation import Schemas
+from .write_options import WriteOptions, delete_options, write_options
 
 JSON_PATCH, MERGE_PATCH = "application/json-patch+json", "application/merge-patch+json"
 STRATEGIC_PATCH, APPLY_PATCH = "application/strategic-merge-patch+json", "application/apply-patch+yaml"
@@ -33,20 +32,7 @@ RETURN_DELETED = {"pods", "persistentvolumes", "persistentvolumeclaims", "servic
 # Reasons after which a custom resource's remaining rules (CEL) are not checked, and the server says so.
 BLOCKING = {"FieldValueRequired", "FieldValueTypeInvalid", "FieldValueNotSupported", "FieldValueTooLong", "FieldValueTooMany"}
 UNCHECKED = Cause("<nil>", "Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation")
-DELETE_OPTIONS: dict[str, tuple[type, str]] = {
-    "propagationPolicy": (str, "v1.DeletionPropagation"), "dryRun": (list, "[]string"), "gracePeriodSeconds": (int, "int64"), "orphanDependents": (bool, "bool"),
-    "preconditions": (dict, "v1.Preconditions")}
-POLICIES = ("Background", "Foreground", "Orphan")
-
 Admission = Callable[[Object, Object | None], None]
-
-
-@dataclass(frozen=True)
-class WriteOptions:
-    dry_run: bool
-    field_validation: str
-    manager: str
-    force: bool
 
 
 class Writes:
@@ -234,7 +220,7 @@ class Writes:
         assert call.kind is not None
         kind = call.kind
         _, media = accepted(call.request.headers.get("Accept", ""))
-        options = await self._delete_options(call)
+        options = await delete_options(call)
         if strategies.is_core(kind, "namespaces") and call.name in IMMORTAL_NAMESPACES:
             raise errors.ApiError(403, f'namespaces "{call.name}" is forbidden: this namespace may not be deleted', details=errors.details("", "namespaces", call.name))
         obj = self._resources.delete(kind, object_namespace(call), call.name, **options)
@@ -252,7 +238,7 @@ class Writes:
             raise method_not_supported(call)
         _, media = accepted(call.request.headers.get("Accept", ""))
         listing: ListOptions = parse_options(call.query)
-        options = await self._delete_options(call)
+        options = await delete_options(call)
         chosen = selection(kind, call.namespace, listing.label_selector, listing.field_selector)
         entries = chosen.filter(self._resources.store.entries(kind, call.namespace))
         if listing.limit > 0:
@@ -262,34 +248,6 @@ class Writes:
                 self._resources.delete(kind, entry.key[0], entry.key[1], **options)
         page = Page(entries, self._resources.store.revision, "", None)
         return answer(encode_list(kind, call.api_version, page, f"{kind.kind}List", map(item_encoder(kind, call.api_version), entries)), media=media)
-
-    async def _delete_options(self, call: Call) -> dict[str, Any]:
-        body = await read_body(call.request)
-        found: Object = parse_object(body, media_type(call.request) or JSON, "DeleteOptions") if body.strip() else {}
-        if found.get("kind", "DeleteOptions") not in ("DeleteOptions", ""):
-            raise errors.ApiError(400, f"{found['kind']} in version \"{str(found.get('apiVersion', '')).rpartition('/')[2]}\" cannot be handled as a DeleteOptions: unexpected kind")
-        for key, (type_, go_name) in DELETE_OPTIONS.items():
-            if found.get(key) is not None and (not isinstance(found[key], type_) or (type_ is int and isinstance(found[key], bool))):
-                raise errors.ApiError(400, f"json: cannot unmarshal {go_type(found[key])} into Go struct field DeleteOptions.{key} of type {go_name}")
-        query = call.query
-        if not body.strip():
-            found = {key: query[key] for key in ("propagationPolicy", "gracePeriodSeconds", "orphanDependents", "dryRun") if query.get(key)}
-        dry_run = _dry_run(found.get("dryRun"), "DeleteOptions") or _dry_run(query.get("dryRun"), "DeleteOptions")
-        policy = found.get("propagationPolicy") or None
-        if policy is not None and policy not in POLICIES:
-            raise errors.invalid("DeleteOptions", "meta.k8s.io", "", [Cause("propagationPolicy", f'Unsupported value: "{policy}": supported values: "Background", "Foreground", "Orphan", "nil"', "FieldValueNotSupported")])
-        if found.get("orphanDependents") is not None:
-            if policy:
-                raise errors.invalid("DeleteOptions", "meta.k8s.io", "", [Cause("propagationPolicy", f'Invalid value: "{policy}": orphanDependents and deletionPropagation cannot be both set')])
-            policy = "Orphan" if str(found["orphanDependents"]).lower() in ("true", "1") else "Background"
-        try:
-            grace = None if found.get("gracePeriodSeconds") in (None, "") else int(found["gracePeriodSeconds"])
-        except (TypeError, ValueError):
-            raise errors.ApiError(400, f'strconv.ParseInt: parsing "{found["gracePeriodSeconds"]}": invalid syntax') from None
-        if grace is not None and abs(grace) > MOST >> 1:
-            raise errors.ApiError(400, f'strconv.ParseInt: parsing "{grace}": value out of range')
-        conditions = found.get("preconditions") or {}
-        return {"policy": policy, "grace_seconds": grace, "uid": conditions.get("uid"), "resource_version": conditions.get("resourceVersion"), "dry_run": dry_run}
 
     # The checks.
 
@@ -404,31 +362,3 @@ def method_not_supported(call: Call) -> errors.ApiError:
     if call.kind is not None and not call.kind.custom:
         return errors.ApiError(405, "the server does not allow this method on the requested resource", details={})
     return errors.ApiError(405, f'{call.verb} is not supported on resources of kind "{errors.qualified(call.plural, call.group)}"', details=errors.details(call.group, call.plural))
-
-
-def write_options(call: Call, kind: str, *, apply: bool = False) -> WriteOptions:
-    """The query parameters of a write; 422 for values that they cannot have."""
-    query, causes = call.query, []
-    validation = query.get("fieldValidation") or "Warn"
-    if validation not in ("Ignore", "Strict", "Warn"):
-        causes.append(Cause("fieldValidation", f'Unsupported value: "{validation}": supported values: "", "Ignore", "Strict", "Warn"', "FieldValueNotSupported"))
-    manager = query.get("fieldManager", "")
-    if apply and not manager:
-        causes.append(Cause("fieldManager", "Required value: is required for apply patch", "FieldValueRequired"))
-    if len(manager) > 128:
-        causes.append(Cause("fieldManager", "Too long: may not be more than 128 bytes", "FieldValueTooLong"))
-    force = "force" in query and query["force"].lower() not in ("false", "0")
-    if "force" in query and kind == "PatchOptions" and not apply:
-        causes.append(Cause("force", "Forbidden: may not be specified for non-apply patch", "FieldValueForbidden"))
-    if causes:
-        raise errors.invalid(kind, "meta.k8s.io", "", causes)
-    agent = call.request.headers.get("User-Agent", "").partition("/")[0]
-    return WriteOptions(_dry_run(query.get("dryRun"), kind), validation, manager or agent[:128] or "unknown", force)
-
-
-def _dry_run(value: Any, kind: str) -> bool:
-    values = value if isinstance(value, list) else [value] if value else []
-    wrong = [each for each in values if each != "All"]
-    if wrong:
-        raise errors.invalid(kind, "meta.k8s.io", "", [Cause("dryRun", f'Unsupported value: {orjson.dumps(wrong[0]).decode()}: supported values: "All"', "FieldValueNotSupported")])
-    return bool(values)

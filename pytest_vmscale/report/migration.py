@@ -63,7 +63,7 @@ def charts(measurements: Sequence[Measurement], objectives: Sequence[Objective],
 def steps(measurement: Measurement) -> list[str]:
     details = measurement.details
     pods = details.get("pods") or {}
-    told = [f"{measurement.size} VMs" + (f" and {pods['wanted']} pods" if pods else "") + f" run on the {details.get('zone_nodes')} nodes of {details.get('zone')}"]
+    told = [count(measurement.size, "VM") + (f" and {pods['wanted']} pods" if pods else "") + f" run on the {details.get('zone_nodes')} nodes of {details.get('zone')}"]
     told.append(f"Empty it by {_BY_TRIGGER.get(str(details.get('trigger')), '?')}")
     limits = details.get("limits") or {}
     told.append(f"At most {details.get('most_in_flight')} migrations were under way at once, of {limits.get('per_cluster')} allowed")
@@ -134,9 +134,11 @@ def plan(run: Run) -> Plan:
 def _one(measurement: Measurement, subtitle: str) -> list[str]:
     details, seconds = measurement.details, measurement.duration_seconds
     moved = measurement.size - len(measurement.failed)
-    heading = f"Migration of {measurement.size} VMs out of {details.get('zone')} by {_BY_TRIGGER.get(str(details.get('trigger')), '?')}: "
-    heading += f"{moved} left" if seconds is None else f"done in {seconds / 60:.1f} min ({seconds:.0f} s)"
+    heading = f"Migration of {count(measurement.size, 'VM')}: "
+    heading += f"{moved} left, not done" if seconds is None else f"done in {seconds / 60:.1f} min ({seconds:.0f} s)"
     found = heading_lines(measurement, heading, subtitle)
+    by = _BY_TRIGGER.get(str(details.get("trigger")), "?")
+    found += wrap(f"The {count(int(details.get('zone_nodes') or 0), 'node')} of {details.get('zone')} are emptied by {by}.", "")
     if seconds is None and (why := why_not_done(measurement)):
         found += wrap(f"The zone is {why}.", "", "    ")
     if details.get("vms_off_seconds") is not None:

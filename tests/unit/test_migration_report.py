@@ -127,7 +127,7 @@ def test_the_terminal_tells_live_migrations_and_restarts_apart():
     lines = report.lines([measured(records, failed_migrations=1)], "embedded, simulated at 40x")
     text = "\n".join(lines)
     assert max(map(len, lines)) <= 100
-    assert lines[0].== "Migration of 4 VMs: done in 150.0 min (9000 s) (embedded, simulated at 40x)"
+    assert lines[0] == "Migration of 4 VMs: done in 150.0 min (9000 s) (embedded, simulated at 40x)"
     assert lines[1] == "The 2 nodes of zone-0 are emptied by a machine config that reboots its nodes."
     assert "1 fedora VM, restarted, on average 23.0 s" in text and "2 rhel VMs, live migrated, on average none, 1 have no time" in text
     assert "ns/windows-00002: aborted" in text and "ns/rhel-00003: TimedOut" in text

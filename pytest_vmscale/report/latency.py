@@ -187,7 +187,8 @@ def _notes(measurement: Measurement) -> list[str]:
 
 
 def _added_text(found: Mapping[str, Any]) -> str:
-    return f"{found['percent']:+.1f} % of the baseline's time more ({found['low_percent']:+.1f} to {found['high_percent']:+.1f} %, 95 %)"
+    change = f"{abs(found['percent']):.1f} % {'less' if found['percent'] < 0 else 'more'} time than in the baseline"
+    return f"{change} ({found['low_percent']:+.1f} to {found['high_percent']:+.1f} %, 95 %)"
 
 
 def _short_added(found: Mapping[str, Any] | None) -> str:

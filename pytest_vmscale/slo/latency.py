@@ -126,8 +126,8 @@ def _above(direction: str, percent: float | None, limit: float, found: Mapping[s
     if percent <= limit:
         return ""
     return (
-        f"{direction}s under load take {percent:+.1f} % of the baseline's time more ({found['low_percent']:+.1f} to {found['high_percent']:+.1f} %,"
-        f" 95 %), and may {limit:+.1f} %"
+        f"{direction}s under load take {percent:+.1f} % against the baseline ({found['low_percent']:+.1f} to {found['high_percent']:+.1f} %,"
+        f" 95 %), and at most {limit:+.1f} % is allowed"
     )
 
 

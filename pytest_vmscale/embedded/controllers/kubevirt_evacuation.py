@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from ..api.errors import ApiError
 from ..api.store import Change, Key, Object
 from ..queue import Workers
 from .common import Cluster, decoded
-from .kubevirt_client import Client, has_condition, is_deleting, is_final, phase_of
+from .kubevirt_client import Client, has_condition, is_deleting, is_final
 from .kubevirt_config import eviction_strategy, migration_config
-from .kubevirt_migration import EVACUATION, FINAL, FINALIZER, VMI_NAME, Migrations
+from .kubevirt_migration import EVACUATION, FINALIZER, VMI_NAME, Migrations
 from .pods import is_finished, is_launcher
 
 WEBHOOK = "virt-launcher-eviction-interceptor.kubevirt.io"
@@ -87,6 +88,7 @@ class Evacuations:
         self._migrations = kind("virtualmachineinstancemigrations.kubevirt.io")
         self._on_node: dict[str, set[Key]] = {}
         self._seen: dict[Key, Seen] = {}
+        self._leaving: Counter[str] = Counter()  # by node: VMIs that were evicted from it and are there still
         self._tainted: set[str] = set()
         self._workers = Workers("virt-controller-evacuation", cluster.clock, self._timing.controller_workers, self._reconcile)
 
@@ -104,27 +106,31 @@ class Evacuations:
     def _vmi_changed(self, change: Change) -> None:
         before = self._seen.get(change.key, NOWHERE)
         seen = NOWHERE if change.type == "DELETED" else Seen.of(decoded(change.new))
-        if seen == before:
-            return
-        if seen.node != before.node:
-            self._on_node.get(before.node, set()).discard(change.key)
+        if seen != before:
+            self._forget(change.key, before)
             if seen.node:
-                self._on_node.setdefault(seen.node, set()).add(change.key)
-        if seen.node:
-            self._seen[change.key] = seen
-        else:
-            self._seen.pop(change.key, None)
-        if seen.node and (seen.leaving == seen.node or seen.node in self._tainted):
-            self._workers.queue.add(seen.node)
+                self._remember(change.key, seen)
+        self._wake(seen.node)
+
+    def _remember(self, key: Key, seen: Seen) -> None:
+        self._seen[key] = seen
+        self._on_node.setdefault(seen.node, set()).add(key)
+        self._leaving[seen.node] += seen.leaving == seen.node
+
+    def _forget(self, key: Key, seen: Seen) -> None:
+        self._seen.pop(key, None)
+        self._on_node.get(seen.node, set()).discard(key)
+        self._leaving[seen.node] -= seen.leaving == seen.node != ""
 
     def _migration_changed(self, change: Change) -> None:
-        """One that comes or ends changes what there is to do; what phase it is in does not."""
         migration = decoded(change.new)
-        if change.type == "MODIFIED" and phase_of(migration) not in FINAL:
-            return
-        seen = self._seen.get((change.key[0], str(migration["spec"].get("vmiName", ""))), NOWHERE)
-        if seen.node and (seen.leaving or seen.node in self._tainted):
-            self._workers.queue.add(seen.node)
+        self._wake(self._seen.get((change.key[0], str(migration["spec"].get("vmiName", ""))), NOWHERE).node)
+
+    def _wake(self, node: str) -> None:
+        """Every change of a VMI, or of its migration, has the node looked at that the VMI is on. So a node that migrates is looked at
+        more often than one that waits for a free slot, and gets most of them; one that is empty of what is to leave never needs it."""
+        if self._leaving[node] or node in self._tainted:
+            self._workers.queue.add(node)
 
     def _node_changed(self, change: Change) -> None:
         taints = decoded(change.new)["spec"].get("taints") or ()

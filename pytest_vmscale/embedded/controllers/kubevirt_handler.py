@@ -104,6 +104,8 @@ class VirtHandlers:
             return
         node = vmi["status"]["nodeName"]
         client, timing = self.client(node), self._timing.virt_handler
+        if any("containerDisk" in volume for volume in vmi["spec"].get("volumes") or ()):
+            await self._clock.sleep(timing.container_disk_seconds * self._cluster.faults.boot_slowdown)  # looked for again and again, by no worker
         limit = self._starting.setdefault(node, asyncio.Semaphore(timing.domain_starts_per_node))
         async with limit:
             await self._clock.sleep(timing.domain_start_seconds * self._cluster.faults.boot_slowdown)

@@ -120,6 +120,8 @@ class Migrations:
     # One pass.
 
     async def _reconcile(self, key: Key) -> None:
+        if key in self._unfinished:  # each pass lists the launcher pods, and there is one for each VMI
+            await self._clock.sleep(self._timing.pass_seconds_per_vmi * self._resources.store.count(self._vmis))
         migration = self._resources.find(self._migrations, *key)
         if migration is None:
             return
@@ -206,7 +208,6 @@ class Migrations:
     async def _create_target(self, migration: Object, key: Key, vmi: Object) -> None:
         """One at a time, so that the limits hold."""
         async with self._start_lock:
-            await self._clock.sleep(self._timing.pending_pass_seconds)
             found, current = self._resources.find(self._vmis, *key_of(vmi)), self._resources.find(self._migrations, *key)
             if found is None or current is None or is_deleting(found) or is_deleting(current) or self._target_of(migration, found):
                 return

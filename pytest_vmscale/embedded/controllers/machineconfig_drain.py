@@ -58,6 +58,7 @@ class Drainer:
                 await client.take()  # drain looks up whether the DaemonSet is there
                 continue
             pods.append((key, pod["metadata"]["uid"]))
+        self._cluster.random.shuffle(pods)  # they are evicted all at once: which goes first is nobody's order
         end = self._clock.now() + self._timing.drain_try_seconds
         found = await asyncio.gather(*(self._evict(key, uid, end, client) for key, uid in pods))
         return [error for error in found if error]

@@ -232,6 +232,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     run = item.config.stash.get(RUN, None)
     if run and call.excinfo and report.failed and scenarios([item]):
+        if report.when == "setup":
+            from .report.allure import label
+
+            label([each for each in run.selected if item.get_closest_marker(each.marker)][:1])
         line = run.trouble_line(call.excinfo.value, scenarios([item]))
         if line is None:
             # "a: b" of the first line: a verdict has sentences, not assertions of forty lines.

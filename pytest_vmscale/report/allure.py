@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmscale.model import Measurement, Objective, Outcome
-from pytest_vmscale.scenarios import named, of_objective
+from pytest_vmscale.report.tables import FACTS
+from pytest_vmscale.scenarios import Scenario, named, of_objective
 
 if TYPE_CHECKING:
     from pytest_vmscale.report.comparison import Compared
@@ -77,6 +78,7 @@ def attach(objective: Objective, measurements: Sequence[Measurement], run: Repor
     dynamic.epic(EPIC)
     dynamic.feature(scenario.title)
     dynamic.story(re.sub(r" p[\d.]+$", " percentiles", objective.title))
+    dynamic.title(_title(objective))
     severity = allure.severity_level
     dynamic.severity(severity.BLOCKER if name.startswith("every_") else severity.CRITICAL if name == "duration" else severity.NORMAL)
     dynamic.tag(objective.id)
@@ -102,6 +104,17 @@ def attach(objective: Objective, measurements: Sequence[Measurement], run: Repor
     allure.attach("\n".join(scenario.report.lines(measurements, subtitle)), name="Summary", attachment_type=allure.attachment_type.TEXT)
 
 
+def label(scenarios: Sequence[Scenario]) -> None:
+    """Where the running test belongs, though it got no further than its set-up."""
+    if active():
+        import allure
+
+        dynamic: Any = allure.dynamic
+        dynamic.epic(EPIC)
+        dynamic.feature(*[each.title for each in scenarios])
+        dynamic.story("Not measured")
+
+
 def attach_comparison(measurement: Measurement, compared: Compared, run: Reported) -> None:
     """What the running test shows of a measurement's comparison with the baseline."""
     if not active():
@@ -115,6 +128,7 @@ def attach_comparison(measurement: Measurement, compared: Compared, run: Reporte
     dynamic.epic(EPIC)
     dynamic.feature(named(measurement.scenario).title)
     dynamic.story("No regression against the baseline")
+    dynamic.title(f"{measurement.scope}: {comparison.one_line(compared)}" if not compared.regressions else f"{measurement.scope}: worse than before")
     dynamic.severity(allure.severity_level.CRITICAL)
     found = comparison.lines(compared)
     dynamic.description("\n".join(["```", *found, "```"]))
@@ -143,7 +157,7 @@ def write_environment(folder: Path, facts: Mapping[str, Any], environ: Mapping[s
     Once a session, on the controller: xdist's workers would overwrite each other.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}={_property(value)}" for name, value in facts.items() if value is not None]
+    lines = [f"{_property_name(name)}={_property(value)}" for name, value in facts.items() if value is not None]
     (folder / "environment.properties").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "categories.json").write_text(json.dumps(CATEGORIES, indent=2) + "\n", encoding="utf-8")
     if found := executor(environ):
@@ -171,19 +185,28 @@ def executor(environ: Mapping[str, str]) -> dict[str, Any] | None:
     return None
 
 
+def _title(objective: Objective) -> str:
+    """What an overview needs. Allure follows a test from run to run by its function, whatever its title."""
+    against = "" if objective.limit is None else f" (limit {objective.limit:g} {objective.unit})"
+    return f"{_named(objective)}: {objective.measured_text}{against}"
+
+
+def _named(objective: Objective) -> str:
+    return f"{objective.title}, {objective.scope}" if objective.scope else objective.title
+
+
 def _description(objective: Objective, subtitle: str) -> str:
     """Markdown."""
     figures = [
-        ("Measured", objective.measured_text),
         ("Limit", "none" if objective.limit is None else f"{objective.limit:g} {objective.unit}"),
         ("Reference", "none" if objective.reference is None else f"{objective.reference:g} {objective.unit} ({objective.how})"),
         ("Margin", "-" if objective.margin_percent is None else f"{objective.margin_percent:+.1f} %"),
         ("Verdict", objective.outcome.value),
-        ("Source", objective.source),
         ("Cluster", subtitle),
     ]
-    told = f"**{objective.title}**, {objective.scope}\n\n| | |\n|-|-|\n"
+    told = f"| Measured | {objective.measured_text} |\n|-|-|\n"
     told += "".join(f"| {name} | {value.replace('|', '/')} |\n" for name, value in figures if value)
+    told += f"\nSource of the limit: {objective.source}\n"
     if objective.why:
         told += f"\n{objective.why}\n"
     if objective.outcome is Outcome.REPORTED and objective.limit is None:
@@ -201,6 +224,13 @@ def _parameters(measurements: Iterable[Measurement]) -> dict[str, Any]:
     }
 
 
+def _property_name(name: str) -> str:
+    words = FACTS.get(name) or name.replace("_", " ").capitalize()
+    return re.sub(r"([ :=\\])", r"\\\1", words)
+
+
 def _property(value: Any) -> str:
-    text = json.dumps(value) if isinstance(value, Mapping | list | tuple) else str(value)
+    if isinstance(value, float):
+        value = f"{value:g}"
+    text = ", ".join(f"{key} {each}" for key, each in value.items()) if isinstance(value, Mapping) else str(value)
     return text.replace("\\", "\\\\").replace("\r", " ").replace("\n", " ")

@@ -13,7 +13,7 @@ from pytest_vmscale.report import comparison
 from pytest_vmscale.report.comparison import Compared
 from pytest_vmscale.report.saved import Saved, SavedError, load, load_verdict, objectives
 from pytest_vmscale.report.saved import subtitle as subtitle_of
-from pytest_vmscale.report.tables import page
+from pytest_vmscale.report.tables import FACTS, page
 from pytest_vmscale.report.terminal import cut, number, summary_lines
 from pytest_vmscale.scenarios import grouped
 from pytest_vmscale.slo.judge import EXIT_INTERRUPTED, Ruling, Verdict
@@ -24,17 +24,6 @@ if TYPE_CHECKING:
 ROWS = 12  # objectives in a chat message
 LISTED = 8  # regressions, and reasons, in a chat message
 _MARKS = {Outcome.PASS: "✅", Outcome.FAIL: "❌", Outcome.INCONCLUSIVE: "❔", Outcome.REPORTED: ""}
-_FACTS = (
-    ("kind", "Cluster"),
-    ("openshift_version", "OpenShift"),
-    ("kubernetes_version", "Kubernetes"),
-    ("kubevirt_version", "KubeVirt"),
-    ("cdi_version", "CDI"),
-    ("node_count", "Nodes"),
-    ("worker_count", "Workers"),
-    ("node_shape", "Each worker"),
-    ("time_rate", "Time rate"),
-)
 
 
 @dataclass(frozen=True)
@@ -182,7 +171,7 @@ def _objectives_table(given: Iterable[Objective], profile: str | None) -> str:
 
 
 def _facts_table(run: Over) -> str:
-    rows = [(name, run.cluster.get(key)) for key, name in _FACTS]
+    rows = [(name, run.cluster.get(key)) for key, name in FACTS.items()]
     for each in run.saved:
         rows.append((f"{each.measurement.scenario}, {each.measurement.scope}: asked for", dict(each.measurement.parameters)))
         rows.append((f"{each.measurement.scenario}, {each.measurement.scope}: workload", dict(each.workload)))

@@ -8,6 +8,20 @@ from collections.abc import Sequence
 from pytest_vmscale.model import Measurement, Record
 
 WORST = 10
+# Facts of a cluster, as in the result files, and what people call them.
+FACTS = {
+    "kind": "Cluster",
+    "openshift_version": "OpenShift",
+    "kubernetes_version": "Kubernetes",
+    "kubevirt_version": "KubeVirt",
+    "cdi_version": "CDI",
+    "node_count": "Nodes",
+    "worker_count": "Workers",
+    "node_shape": "Each worker",
+    "time_rate": "Time rate",
+    "slo_profile": "SLO profile",
+    "run_id": "Run",
+}
 
 
 def worst_table(measurement: Measurement, outcome: str) -> str:

@@ -107,9 +107,7 @@ def _judge(id: str, wanted: OwnObjective, measurement: Measurement, tolerance_pe
             reference = found.seconds / factor
             limit = reference * (1 - tolerance / 100 if more_is_better else 1 + tolerance / 100)
             how = f"{found.how} at {size} {wanted.by} {'-' if more_is_better else '+'} {tolerance:g} %"
-    title = wanted.title or " ".join(
-        each for each in (wanted.os, wanted.metric.replace("_", " "), "" if wanted.statistic == "value" else wanted.statistic) if each
-    )
+    title = wanted.title or _title(wanted)
     shown = None if value is None else value / factor
     text = None if shown is None else f"{shown:.4g} {unit}" if abs(shown) < 10 else f"{shown:.1f} {unit}"
     if more_is_better:
@@ -123,6 +121,14 @@ def _judge(id: str, wanted: OwnObjective, measurement: Measurement, tolerance_pe
             trouble=trouble, text=text, beyond=f"> {measurement.deadline_seconds:g} s", why="" if value is not None else "falls on VMs without a value",
         )  # fmt: skip
     return replace(found_objective, how=how)
+
+
+def _title(wanted: OwnObjective) -> str:
+    """ "Time to ssh p90 (rhel)"."""
+    ending = next((each for each in UNITS if wanted.metric.endswith(each)), "")
+    words = wanted.metric.removesuffix(ending if ending in ("_seconds", "_percent") else "").replace("_", " ")
+    statistic = "" if wanted.statistic == "value" else f" {wanted.statistic}"
+    return f"{words[:1].upper()}{words[1:]}{statistic}{f' ({wanted.os})' if wanted.os else ''}"
 
 
 def _value(wanted: OwnObjective, measurement: Measurement, more_is_better: bool) -> tuple[float | None, str]:

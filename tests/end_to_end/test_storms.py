@@ -42,7 +42,7 @@ def test_a_storm_is_measured_judged_and_cleaned_up(scale):
         assert record["node"].startswith("worker-")
     assert sorted(results["workload"]["os_mix"].items()) == [("fedora", 6), ("rhel", 10), ("windows", 4)]
     assert 'name="vmscale.margin_percent"' in Path("junit.xml").read_text()
-    assert "kind=embedded" in Path("allure/environment.properties").read_text()
+    assert "Cluster=embedded" in Path("allure/environment.properties").read_text()
     names = [json.loads(path.read_text())["name"] for path in Path("allure").glob("*-result.json")]
     assert len(names) == 7
 

@@ -22,7 +22,12 @@ CHECK = "mkdir -p vmscale-fio/data && cd vmscale-fio && df -Pk . && fio --versio
 INSTALL = "sudo -n dnf -y install fio || { sudo -n apt-get -q -y update && sudo -n apt-get -q -y install fio; }"
 CLOCK = "date +%s%N"
 RUN = files(__package__).joinpath("run.sh").read_text(encoding="utf-8")  # what starts the jobs in a guest
-START = f"cd vmscale-fio || exit\nrm -f status pid\nsetsid sh -c {shlex.quote(RUN)} </dev/null >run.log 2>&1 &\necho $!"
+# In place of what runs there: the connection of an earlier try may have broken after that had begun.
+START = f"""cd vmscale-fio || exit
+if [ -f pid ]; then kill -- "-$(cat pid)" 2>/dev/null; fi
+rm -f status pid
+setsid sh -c {shlex.quote(RUN)} </dev/null >run.log 2>&1 &
+echo $!"""
 FORGET_LAYOUT = "rm -f vmscale-fio/layout.done"
 LAID_OUT = 'cd vmscale-fio && cat status && read -r job started ended code <status && [ "$code" = 0 ] && cp jobs.fio layout.done'
 # Each job that has ended: a line of its status and how long its result is, and the result; before it what fio said, if it failed.

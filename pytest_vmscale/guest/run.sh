@@ -14,3 +14,4 @@ while read -r at job; do
   code=$?
   echo "$job $started $(date +%s%N) $code" >>status
 done <schedule
+rm -f pid

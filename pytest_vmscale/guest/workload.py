@@ -7,6 +7,7 @@ lost costs nothing but another try. A few connections at a time do for any numbe
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ LEAD_FACTOR = 1.5
 BARRIER_TRIES = 3
 # Guests that have not ended, or cannot be reached, are asked again; the pauses grow. Cluster time.
 RETRY_SECONDS, RETRY_MOST_SECONDS, RETRY_FLOOR_WALL_SECONDS = 1.0, 15.0, 0.2
+# A connection that cannot be made, or breaks, says little of a guest the first time: so often it is tried, however soon the deadline is.
+TRIES = 3
 # Beyond its time a job needs this much to open its files, write its result and end.
 SETTLE_SECONDS = 1.0
 GAP_SECONDS = 10.0  # between one job's planned end and the next one's start
@@ -153,7 +156,7 @@ class Workload:
     async def check(self, dataset: Dataset, keys: Iterable[str] | None = None) -> dict[str, Check | Trouble]:
         """Look into each guest."""
         layout = render_layout(dataset)
-        return await self._each("checked", keys, lambda key, client: detached.check(client, layout))
+        return await self._each("checked", keys, lambda key, client: detached.check(client, layout), tries=TRIES)
 
     async def install(self, keys: Iterable[str]) -> dict[str, Trouble]:
         """Install fio from the guests' own repositories. Returns the guests where that failed."""
@@ -171,21 +174,23 @@ class Workload:
             detached.forget_layout(client)
             detached.start(client, render_layout(dataset), f"0 {LAYOUT}\n")
 
-        begun = await self._each("begun to lay out", keys, begin)
+        begun = await self._each("begun to lay out", keys, begin, tries=TRIES)
         failed, give_up = _troubles(begun), self._clock.now() + deadline_seconds
         waiting, pause = [key for key in begun if key not in failed], RETRY_SECONDS
-        while waiting:
+        for tries in itertools.count(1):
             looks = await self._each("laid out", waiting, lambda key, client: detached.laid_out(client), quiet=True)
             # A guest that cannot be reached for the moment may be writing all the same.
             failed.update({key: look for key, look in _troubles(looks).items() if not look.passing})
             waiting = [key for key, look in looks.items() if look is False or (isinstance(look, Trouble) and look.passing)]
             self._tell("laid out", len(begun) - len(waiting), len(begun))
-            if waiting and self._clock.now() >= give_up:
+            if self._clock.now() >= give_up:
                 late = Trouble(f"the dataset was not laid out within {deadline_seconds:.0f} s")
-                failed.update({key: late if looks[key] is False else cast(Trouble, looks[key]) for key in waiting})
+                ended = [key for key in waiting if looks[key] is False or tries >= TRIES]
+                failed.update({key: late if looks[key] is False else cast(Trouble, looks[key]) for key in ended})
+                waiting = [key for key in waiting if key not in failed]
+            if not waiting:
                 break
-            if waiting:
-                pause = await self._pause(pause)
+            pause = await self._pause(pause)
         return failed
 
     # Running.
@@ -203,7 +208,7 @@ class Workload:
         for tries in range(1, BARRIER_TRIES + 1):
             epoch = self._clock.now() + self._clock.rate * (LEAD_WALL_SECONDS + LEAD_FACTOR * pace * len(chosen))
             began = time.monotonic()
-            found = await self._each("started", chosen, lambda key, client: self._begin(client, epoch, jobs, timed, tries > 1))  # noqa: B023
+            found = await self._each("started", chosen, lambda key, client: self._begin(client, epoch, jobs, timed), tries=TRIES)  # noqa: B023
             # Guests that were handed their jobs late enough to begin late.
             if tries == BARRIER_TRIES or self._clock.now() <= epoch + max(timed[0].job.ramp_seconds, LATE_SECONDS):
                 break
@@ -211,10 +216,8 @@ class Workload:
         runs = {key: GuestRun(key, error=each.why) if isinstance(each, Trouble) else GuestRun(key, each) for key, each in found.items()}
         return Barrier(epoch, tuple(timed), runs, tries)
 
-    def _begin(self, client: SSHClient, epoch: float, jobs: str, timed: Sequence[Timed], again: bool) -> Offset:
+    def _begin(self, client: SSHClient, epoch: float, jobs: str, timed: Sequence[Timed]) -> Offset:
         """Compare the guest's clock, and have it wait for the barrier by it."""
-        if again:
-            detached.stop(client)
         offset = self._compare_clock(client)
         schedule = "".join(f"{round((epoch + offset.seconds + each.at_seconds) * 1e9)} {each.job.name}\n" for each in timed)
         detached.start(client, jobs, schedule)
@@ -257,12 +260,11 @@ class Workload:
                 run.jobs.update(_judged(barrier, run, look))
                 if unended := [each.job.name for each in barrier.timed if each.job.name not in run.jobs]:
                     missing[key] = f"{', '.join(unended)} had not ended"
+            self._tell("fetched", total - len(missing), total)
+            if self._clock.now() >= give_up:
+                for key in [key for key in missing if not isinstance(found[key], Trouble) or barrier.runs[key].tries >= TRIES]:
+                    barrier.runs[key].error = f"no results within {deadline_seconds:.0f} s: {missing.pop(key)}"
             waiting = list(missing)
-            self._tell("fetched", total - len(waiting), total)
-            if waiting and self._clock.now() >= give_up:
-                for key, why in missing.items():
-                    barrier.runs[key].error = f"no results within {deadline_seconds:.0f} s: {why}"
-                break
             if waiting:
                 pause = await self._pause(pause)
         return barrier.runs
@@ -284,23 +286,36 @@ class Workload:
         work: Callable[[str, SSHClient], T],
         timeout_wall_seconds: float = LOGIN_WALL_SECONDS,
         quiet: bool = False,
+        tries: int = 1,
     ) -> dict[str, T | Trouble]:
-        """Do the work in each guest, some at a time; a guest where it failed has its trouble in place of what the work returns."""
+        """Do the work in each guest, some at a time; a guest where it failed has its trouble in place of what the work returns.
+
+        tries: so often where the connection fails."""
         chosen = list(self.hosts if keys is None else keys)
         found: dict[str, T | Trouble] = {}
         began = time.monotonic()
 
         async def one(key: str) -> None:
-            host = self.hosts[key]
-            async with self._slots:
-                try:
-                    found[key] = await with_login(
-                        self._route, host.target, host.credentials, lambda client: work(key, client), timeout_wall_seconds, self._threads
-                    )
-                except LoginError as error:
-                    found[key] = Trouble(str(error), passing=True)
-                except WorkloadError as error:
-                    found[key] = Trouble(f"{key}: {error}")
+            host, pause = self.hosts[key], RETRY_SECONDS
+            for number in range(1, tries + 1):
+                async with self._slots:
+                    try:
+                        found[key] = await with_login(
+                            self._route,
+                            host.target,
+                            host.credentials,
+                            lambda client: work(key, client),
+                            timeout_wall_seconds,
+                            self._threads,
+                        )
+                        break
+                    except LoginError as error:
+                        found[key] = Trouble(str(error), passing=True)
+                    except WorkloadError as error:
+                        found[key] = Trouble(f"{key}: {error}")
+                        break
+                if number < tries:
+                    pause = await self._pause(pause)
             if not quiet:
                 self._tell(what, len(found), len(chosen))
 

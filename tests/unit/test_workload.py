@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from pytest_vmscale.embedded.iomodel import Pool
 from pytest_vmscale.embedded.truth import Truth
 from pytest_vmscale.guest.fio import Dataset, Job
 from pytest_vmscale.guest.login import Credentials
-from pytest_vmscale.guest.route import DirectRoute, Target
+from pytest_vmscale.guest.route import Connection, DirectRoute, Target
 from pytest_vmscale.guest.workload import Barrier, Check, Host, Offset, Timed, Trouble, Workload, one_after_the_other
 
 from .real_guest import real_guest
@@ -284,6 +285,50 @@ def test_a_guest_loses_ssh_in_the_middle_of_a_run_and_finds_it_again(tmp_path: P
         assert guest in lane.guests and [what for what, _ in changes] == ["lost", "found"]
 
     on_embedded(tmp_path, test, Fault("ssh-lost", 1))
+
+
+class Faltering(DirectRoute):
+    """Every second connection to a guest breaks before the login, the first of each pair."""
+
+    def __init__(self) -> None:
+        self.connections: Counter[str] = Counter()
+
+    async def connect(self, target: Target) -> Connection:
+        self.connections[target.name] += 1
+        connection = await super().connect(target)
+        if self.connections[target.name] % 2:
+            await connection.close()
+            raise ConnectionResetError(104, "Connection reset by peer")
+        return connection
+
+
+def test_a_connection_that_breaks_once_costs_another_try_however_soon_the_deadline_is(tmp_path: Path) -> None:
+    async def test(lane: Lane) -> None:
+        async with Workload(lane.hosts, Faltering(), lane.clock, connections=4) as workload:
+            assert all(isinstance(check, Check) for check in (await workload.check(DATASET)).values())
+            assert await workload.lay_out(DATASET, 0.1) == {}
+            barrier = await workload.start([Timed(Job("reads", "read", iops=1, runtime_seconds=30))])
+            await workload.wait(barrier)
+            runs = await workload.fetch(barrier, 0.0)
+        for run in runs.values():
+            assert run.error is None and run.jobs["reads"].result and run.tries == 2
+            assert "Connection reset by peer" in run.lost[0]
+
+    on_embedded(tmp_path, test)
+
+
+def test_jobs_that_are_handed_out_again_take_the_place_of_the_first(tmp_path: Path) -> None:
+    async def test(lane: Lane) -> None:
+        async with lane.workload() as workload:
+            await workload.check(DATASET)
+            await laid_out(workload)
+            await workload.start([Timed(Job("first", "read", iops=1, runtime_seconds=3600))])
+            barrier = await workload.start([Timed(Job("second", "read", iops=1, runtime_seconds=30))])
+            await workload.wait(barrier)
+            await workload.fetch(barrier, 60.0)
+            assert all(not guest.machine.processes for guest in lane.guests)
+
+    on_embedded(tmp_path, test)
 
 
 def test_a_guest_that_stays_away_is_missing_and_says_why(tmp_path: Path) -> None:

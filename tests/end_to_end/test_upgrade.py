@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from pytest_vmscale.cluster.edits import Edits
 from pytest_vmscale.cluster.embedded import EmbeddedProcess, read_clock, start_embedded
 from pytest_vmscale.cluster.openshift import adm_upgrade
 from pytest_vmscale.cluster.requests import Cluster
-from pytest_vmscale.procedures.upgrade_checks import VERSION_PATH, VERSION_REF, Asker, Hop, UpgradeRefused, read
+from pytest_vmscale.procedures.upgrade_checks import GATES_PATH, OPERATORS_PATH, POOLS_PATH, VERSION_PATH, Asker, Hop, UpgradeRefused, read
 from pytest_vmscale.report.files import problems
 
 T = TypeVar("T")
@@ -93,7 +94,9 @@ def test_a_chain_of_upgrades_under_load(upgrade: Callable[..., Any]) -> None:
 def test_a_bad_day_is_told_by_name(upgrade: Callable[..., Any]) -> None:
     """Nobody answers for the API for 40 s, a VM is lost, and an operator never ends: each is measured in spite of the others."""
     faults = ("--sim-fault", "api-outage=40", "--sim-fault", "vm-lost=1", "--sim-fault", "stuck-operator=32")
-    outcome = upgrade("--upgrade-to", "4.9.23", "--vms", "3", "--upgrade-load-share", "0", "--deadline", "330", "--sim-speed", "50", *faults)
+    outcome = upgrade(
+        "--upgrade-to", "4.9.23", "--vms", "3", "--upgrade-load-share", "0", "--deadline", "330", "--sim-speed", "50", *faults
+    )
     assert outcome.code == 1, outcome.out + outcome.err
     details, verdict = outcome.json("upgrade_results.json")["details"], " ".join(" ".join(outcome.json("verdict.json")["why"]).split())
     for name in ("read", "write"):
@@ -227,3 +230,104 @@ def test_oc_and_the_api_lead_to_the_same_cluster_version(
     by_edit = on(process, ask)
     assert (by_oc[0], by_edit[0]) == ("oc adm upgrade", "ClusterVersion") and by_oc[1] == by_edit[1]
     assert by_edit[1]["desiredUpdate"]["image"]
+
+
+@contextlib.asynccontextmanager
+async def paused_pool(cluster: Cluster) -> AsyncIterator[None]:
+    path = f"{POOLS_PATH}/worker"
+    await cluster.patch(path, {"spec": {"paused": True}})
+    yield
+    await cluster.patch(path, {"spec": {"paused": False}})
+
+
+@contextlib.asynccontextmanager
+async def degraded_operator(cluster: Cluster) -> AsyncIterator[None]:
+    path = f"{OPERATORS_PATH}/dns"
+    before = (await cluster.get(path))["status"]["conditions"]
+    broken = {
+        "type": "Degraded",
+        "status": "True",
+        "reason": "DNSDegraded",
+        "message": "no pods",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    await cluster.patch(f"{path}/status", {"status": {"conditions": [each for each in before if each["type"] != "Degraded"] + [broken]}})
+    yield
+    await cluster.patch(f"{path}/status", {"status": {"conditions": before}})
+
+
+@contextlib.asynccontextmanager
+async def gate(cluster: Cluster) -> AsyncIterator[None]:
+    await cluster.patch(GATES_PATH, {"data": {"ack-4.9-kube-1.23-api-removals": "Look into the removed APIs."}})
+    while "Upgradeable" not in await conditions(cluster):
+        await asyncio.sleep(0.02)
+    yield
+    await cluster.patch(GATES_PATH, {"data": {"ack-4.9-kube-1.23-api-removals": None}})
+
+
+@contextlib.asynccontextmanager
+async def under_way(cluster: Cluster) -> AsyncIterator[None]:
+    await cluster.patch(VERSION_PATH, {"spec": {"desiredUpdate": {"version": "4.9.23"}}})
+    while (await conditions(cluster))["Progressing"]["status"] != "True":
+        await asyncio.sleep(0.02)
+    yield
+    await cluster.patch(VERSION_PATH, {"spec": {"desiredUpdate": None}})
+    while (await conditions(cluster))["Progressing"]["status"] == "True":
+        await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def nothing(cluster: Cluster) -> AsyncIterator[None]:
+    yield
+
+
+async def conditions(cluster: Cluster) -> dict[str, Any]:
+    return {each["type"]: each for each in (await cluster.get(VERSION_PATH))["status"]["conditions"]}
+
+
+@pytest.mark.parametrize(
+    "trouble, hop, said",
+    [
+        (paused_pool, Hop("4.9.23"), "the machine config pool worker is paused"),
+        (degraded_operator, Hop("4.9.23"), "the cluster operator dns is degraded: DNSDegraded: no pods"),
+        (gate, Hop("4.10.9", channel="candidate-4.10"), "Upgradeable=False: AdminAckRequired: Look into the removed APIs."),
+        (under_way, Hop("4.9.23"), "an upgrade is under way"),
+        (nothing, Hop("4.9.22"), "4.9.22 is not offered on channel stable-4.9"),
+        (nothing, Hop("4.9.23", channel="fast-4.12"), "fast-4.12 is none of those"),
+    ],
+)  # fmt: skip
+def test_a_refusal_leaves_the_cluster_version_untouched(
+    process: EmbeddedProcess, trouble: Callable[[Cluster], Any], hop: Hop, said: str
+) -> None:
+    async def refused(cluster: Cluster, asker: Asker, clock: Clock) -> tuple[str, Any, Any]:
+        async with trouble(cluster):
+            before = await cluster.get(VERSION_PATH)
+            with pytest.raises(UpgradeRefused) as error:
+                await asker.check(clock, hop)
+            after = await cluster.get(VERSION_PATH)
+        return str(error.value), before, after
+
+    why, before, after = on(process, refused)
+    assert said in why
+    assert after["spec"] == before["spec"] and after["metadata"]["generation"] == before["metadata"]["generation"]
+
+
+def test_a_channel_that_does_not_offer_the_target_is_put_back(process: EmbeddedProcess) -> None:
+    async def refused(cluster: Cluster, asker: Asker, clock: Clock) -> tuple[str, Any]:
+        with pytest.raises(UpgradeRefused) as error:
+            await asker.check(clock, Hop("4.9.99", channel="candidate-4.9"))
+        return str(error.value), (await cluster.get(VERSION_PATH))["spec"]
+
+    why, spec = on(process, refused)
+    assert "4.9.99 is not offered on channel candidate-4.9" in why and spec["channel"] == "stable-4.9"
+
+
+def test_a_channel_is_put_back_by_a_run_that_never_asks(process: EmbeddedProcess) -> None:
+    async def begun(cluster: Cluster, asker: Asker, clock: Clock) -> tuple[Any, Any]:
+        state = await asker.check(clock, Hop("4.9.23", channel="candidate-4.9"))
+        return state.channel, await asker.edits.undo_all(deadline_seconds=600.0)
+
+    async def look(cluster: Cluster, asker: Asker, clock: Clock) -> Any:
+        return (await cluster.get(VERSION_PATH))["spec"]["channel"]
+
+    assert on(process, begun) == ("candidate-4.9", ()) and on(process, look) == "stable-4.9"

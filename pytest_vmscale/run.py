@@ -14,9 +14,9 @@ from typing import Any
 
 from . import __version__
 from .cluster.access import ClusterError, look_at
-from .model import Measurement, Objective, Outcome
+from .model import Measurement, Objective, Outcome, Record
 from .report.comparison import Compared, against, data, one_line
-from .report.files import About, ResultFiles, ScenarioFiles
+from .report.files import About, ResultFiles, ScenarioFiles, slug
 from .report.saved import Saved, SavedError, load_baseline, subtitle
 from .rights import RUN, Right
 from .scenarios import ALL, Scenario, named, of_objective
@@ -67,6 +67,8 @@ class Run:
         self.interrupted = False
         self.cleanup: dict[str, Any] | None = None  # of all fleets together
         self.look_at_fleet: Callable[[], Mapping[str, Any]] | None = None  # set while there is a fleet
+        self.look_into_vms: Callable[[Sequence[Record]], str] | None = None  # likewise
+        self.evidence: dict[tuple[str, str], str] = {}  # of failed VMs, by scenario and scope
         try:
             self.baselines: list[Saved] = load_baseline(settings.baselines)
         except SavedError as error:
@@ -185,6 +187,7 @@ class Run:
 
     def measured(self, measurement: Measurement, files: ScenarioFiles) -> tuple[Objective, ...]:
         """Keep a measurement, whole or partial, judge it, and write its files."""
+        self.look_into(measurement)
         self.measurements.append(measurement)
         self._scenario_files.append((measurement, files))
         scenario, profile = named(measurement.scenario), self.profile
@@ -203,6 +206,15 @@ class Run:
             title = named(measurement.scenario).title
             self.troubles.append(f"{title}, {measurement.scope}: the measurement is not complete: {measurement.incomplete_reason}.")
         return judged
+
+    def look_into(self, measurement: Measurement) -> None:
+        """Gather what the cluster says of the VMs that failed, once, while they are there."""
+        place = (measurement.scenario, measurement.scope)
+        if not measurement.failed or place in self.evidence or self.look_into_vms is None:
+            return
+        self.evidence[place] = self.look_into_vms(measurement.failed)
+        path = self.files.folder / f"failed-vms_{measurement.scenario}_{slug(measurement.scope)}.txt"
+        path.write_text(self.evidence[place], encoding="utf-8")
 
     @property
     def failing(self) -> bool:

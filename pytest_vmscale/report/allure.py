@@ -53,6 +53,7 @@ class Reported(Protocol):
     objectives: list[Objective]
     measurements: list[Measurement]
     baselines: list[Saved]
+    evidence: dict[tuple[str, str], str]
 
     def subtitle(self, measurement: Measurement) -> str: ...
 
@@ -96,6 +97,9 @@ def attach(objective: Objective, measurements: Sequence[Measurement], run: Repor
             from pytest_vmscale.report.charts import svg
 
             allure.attach(svg(figure), name=chart.title, attachment_type=allure.attachment_type.SVG)
+    for measurement in measurements:
+        if objective.outcome is Outcome.FAIL and (told := run.evidence.get((measurement.scenario, measurement.scope))):
+            allure.attach(told, name="Failed VMs: events and logs", attachment_type=allure.attachment_type.TEXT)
     kinds = {"html": allure.attachment_type.HTML, "csv": allure.attachment_type.CSV}
     for measurement in measurements:
         for table in scenario.report.tables(measurement):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmscale.model import Measurement
+from pytest_vmscale.report.files import slug
 from pytest_vmscale.report.saved import Saved
 from pytest_vmscale.report.terminal import count, cut, wrap
 from pytest_vmscale.scenarios import named
@@ -273,8 +273,7 @@ def write_comparison_charts(
     for each in measurements:
         figure = chart(each, [theirs.measurement for theirs in candidates(each, baselines)], subtitle(each))
         if figure is not None:
-            slug = re.sub(r"[^a-z0-9]+", "-", each.scope.lower()).strip("-")
-            written.append(write(figure, folder / f"{each.scenario}_{slug}_comparison.svg"))
+            written.append(write(figure, folder / f"{each.scenario}_{slug(each.scope)}_comparison.svg"))
     return written
 
 

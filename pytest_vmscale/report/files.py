@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import os
+import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -246,3 +247,8 @@ def csv_text(records: Sequence[Record]) -> str:
 
 def _csv_cell(value: Any) -> Any:
     return " | ".join(value) if isinstance(value, tuple) else value
+
+
+def slug(text: str) -> str:
+    """For a file's name: "800 VMs, bulks of 100" is 800-vms-bulks-of-100."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

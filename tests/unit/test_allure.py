@@ -38,6 +38,7 @@ class MeasurementFailed(Exception):
 
 class Run:
     objectives = [each for storm in STORMS for each in judge_storm(storm, PROFILE)]
+    evidence = {("boot-storm", "300 VMs"): "Warning FailedScheduling"}
 
     def subtitle(self, measurement):
         return "embedded cluster, simulated at 60x"
@@ -138,6 +139,7 @@ def test_what_a_test_shows(results: Path) -> None:
     assert [each["name"] for each in test["attachments"]] == [
         "VMs up over time",
         "Where a boot's time goes",
+        "Failed VMs: events and logs",
         "The worst ten VMs",
         "Summary",
     ]

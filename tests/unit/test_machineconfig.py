@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
@@ -16,6 +15,7 @@ from pytest_vmscale.embedded.controllers.nodes import NodeLifecycle, Nodes
 from pytest_vmscale.embedded.controllers.scheduler import Scheduler
 from pytest_vmscale.embedded.faults import Fault
 from tests.unit.kubernetes_side import StandIn, running
+from tests.unit.virtual_time import run
 
 POOLS, CONFIGS, KUBELETS = (f"{plural}.machineconfiguration.openshift.io" for plural in ("machineconfigpools", "machineconfigs", "kubeletconfigs"))
 SPEED = 1000.0
@@ -101,7 +101,7 @@ def test_a_cluster_at_rest_is_updated_and_says_what_it_was_rendered_from():
             assert cluster.get(CONFIGS, name)["metadata"]["ownerReferences"][0]["name"] == "worker"
             assert machine["status"]["allocatable"]["pods"] == "500" and cluster.get("nodes", "master-0")["status"]["allocatable"]["pods"] == "250"
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_new_zone_takes_its_nodes_without_a_reboot_and_its_config_reboots_them_alone():
@@ -132,7 +132,7 @@ def test_a_new_zone_takes_its_nodes_without_a_reboot_and_its_config_reboots_them
                              ("Done", "uncordon", False, "True")]
             assert [each["message"] for each in events(cluster, "Completed")] == [f"Pool zone-0 has completed update to {target}"]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_the_same_file_under_another_name_changes_nothing():
@@ -147,7 +147,7 @@ def test_the_same_file_under_another_name_changes_nothing():
             await cluster.until(lambda: len(cluster.get(POOLS, "zone-0")["status"]["configuration"]["source"]) == 8)
             assert cluster.get(POOLS, "zone-0")["spec"]["configuration"]["name"] == target and boots(cluster, 1) == before
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_no_more_nodes_than_allowed_are_away_at_once():
@@ -165,7 +165,7 @@ def test_no_more_nodes_than_allowed_are_away_at_once():
             await rolled(cluster)
             assert max(away) == 2
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_bad_machine_config_degrades_the_pool_and_touches_no_node():
@@ -181,7 +181,7 @@ def test_a_bad_machine_config_degrades_the_pool_and_touches_no_node():
             cluster.delete(CONFIGS, "99-trigger")
             await cluster.until(lambda: condition(cluster, "zone-0", "Degraded")["status"] == "False")
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_paused_pool_waits():
@@ -196,7 +196,7 @@ def test_a_paused_pool_waits():
             cluster.change(POOLS, "zone-0", lambda pool: pool["spec"].update(paused=False))
             await cluster.until(lambda: updated(cluster, "zone-0"), ROLLOUT_SECONDS)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_node_whose_files_were_changed_by_hand_degrades_its_pool():
@@ -215,7 +215,7 @@ def test_a_node_whose_files_were_changed_by_hand_degrades_its_pool():
             await cluster.until(lambda: updated(cluster, "zone-0"), ROLLOUT_SECONDS)  # somebody put the file back
             assert notes(node(cluster, 0))[REASON] == ""
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_node_that_never_comes_back_holds_its_pool_up_and_nothing_else():
@@ -231,7 +231,7 @@ def test_a_node_that_never_comes_back_holds_its_pool_up_and_nothing_else():
             assert (status["machineCount"], status["unavailableMachineCount"], status["degradedMachineCount"]) == (2, 1, 0)
             assert condition(cluster, "zone-0", "Updating")["status"] == "True" and updated(cluster, "worker")
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_slow_reboot_takes_longer():
@@ -243,7 +243,7 @@ def test_a_slow_reboot_takes_longer():
             await rolled(cluster)
             return cluster.clock.now() - start
 
-    usual, slow = asyncio.run(took([])), asyncio.run(took([Fault("slow-reboot", 3)]))
+    usual, slow = run(took([])), run(took([Fault("slow-reboot", 3)]))
     assert slow - usual == pytest.approx(2 * 410, rel=0.15)  # shutdown, firmware and boot
 
 
@@ -281,7 +281,7 @@ def test_a_drain_that_a_budget_blocks_is_tried_again_as_the_operator_does():
             await cluster.until(lambda: updated(cluster, "zone-0"), ROLLOUT_SECONDS)
             assert events(cluster, "DrainFailed") and not cluster.get("pods", "held")
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_drain_takes_every_pod_but_those_of_daemon_sets():
@@ -297,7 +297,7 @@ def test_a_drain_takes_every_pod_but_those_of_daemon_sets():
             assert not cluster.get("pods", "held")
             assert cluster.get("pods", "daemon")["status"]["containerStatuses"][0]["restartCount"] == 1
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_one_client_serves_all_drains_of_the_controller():
@@ -314,7 +314,7 @@ def test_one_client_serves_all_drains_of_the_controller():
             await cluster.until(lambda: not cluster.list("pods", "ns"), ROLLOUT_SECONDS)
             assert cluster.clock.now() - start >= 40 / 2  # forty evictions at two a second, whatever they wait for besides
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_nodes_leave_a_zone_before_it_is_deleted_or_they_are_stuck():
@@ -334,7 +334,7 @@ def test_nodes_leave_a_zone_before_it_is_deleted_or_they_are_stuck():
             assert notes(node(cluster, 1))[REASON].endswith(" not found")
             await cluster.until(lambda: condition(cluster, "worker", "Degraded")["status"] == "True")
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_a_node_of_two_custom_pools_gets_nothing_from_either():
@@ -348,7 +348,7 @@ def test_a_node_of_two_custom_pools_gets_nothing_from_either():
             assert cluster.get(POOLS, "zone-1")["status"]["machineCount"] == 0 and cluster.get(POOLS, "worker")["status"]["machineCount"] == 1
             assert notes(node(cluster, 0))[DESIRED] == current
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 # Kubelet configs.
@@ -377,7 +377,7 @@ def test_a_second_kubelet_config_resets_what_the_first_one_set():
             await rolled(cluster, "worker")
             assert node(cluster, 0)["status"]["allocatable"]["pods"] == "500"
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 @pytest.mark.parametrize(("config", "spec", "message"), [
@@ -394,7 +394,7 @@ def test_a_kubelet_config_that_cannot_be_applied_says_why(config, spec, message)
             assert last_condition(cluster, "bad") == ("Failure", "False", message)
             assert not cluster.get(CONFIGS, "99-worker-generated-kubelet-1")
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
 def test_newer_releases_say_accepted_as_well():
@@ -406,4 +406,4 @@ def test_newer_releases_say_accepted_as_well():
             found = [(each["type"], each["status"], each["message"]) for each in cluster.get(KUBELETS, "bad")["status"]["conditions"]]
             assert found == [("Accepted", "False", message), ("Failure", "True", message)]
 
-    asyncio.run(scenario())
+    run(scenario())

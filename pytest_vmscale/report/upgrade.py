@@ -100,7 +100,7 @@ def tables(measurement: Measurement) -> list[Table]:
 def plan(run: Run) -> Plan:
     from pytest_vmscale.fleets import plan_fleet
     from pytest_vmscale.plan import fleet_lines
-    from pytest_vmscale.rights import NODES_AND_POOLS, START, fleet_rights, rights, route_rights
+    from pytest_vmscale.rights import EDITS, NODES_AND_POOLS, START, fleet_rights, rights, route_rights
     from pytest_vmscale.slo.upgrade import deadlines_seconds
 
     settings = run.settings
@@ -110,11 +110,15 @@ def plan(run: Run) -> Plan:
     for hop in settings.upgrades:
         by = f" to the image {hop.image}" if hop.image else ""
         channel = f" on channel {hop.channel}" if hop.channel else ""
-        change.append(f"ClusterVersion version: upgraded to {hop.version}{by}{channel}; this cannot be put back")
+        change.append(f"ClusterVersion version: upgraded to {hop.version}{by}{channel}; no upgrade can be undone")
     longest = max(deadlines_seconds(settings, run.profile, run.tolerance_percent))
+    loaded = round(settings.largest * settings.upgrade_load_percent / 100)
     told = [
-        f"upgrade to {hop.version}: ClusterVersion's start to its completion; the API and the VMs meanwhile; given up after {longest:.0f} s at most"
-        for hop in settings.upgrades
+        *([f"fio all the while in {count(loaded, 'VM')}: 4 KiB, 100 IOPS each"] if loaded else []),
+        *(
+            f"upgrade to {hop.version}: ClusterVersion's start to its completion; the API and the VMs meanwhile; given up after {longest:.0f} s at most"
+            for hop in settings.upgrades
+        ),
     ]
     needs = (
         *fleet_rights(settings, settings.mix(settings.largest, mix)),
@@ -123,6 +127,7 @@ def plan(run: Run) -> Plan:
         *NODES_AND_POOLS,
         *rights("config.openshift.io", "clusterversions", "get list patch watch"),
         *rights("config.openshift.io", "clusteroperators", "list watch"),
+        *EDITS,  # the channel
         *rights("", "configmaps", "create get patch"),  # acknowledgements are read; what the write probe writes to is the fleet's
     )
     return Plan(tuple(create), tuple(change), tuple(told), needs)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import asyncssh
 import yaml
 
+from . import yamls
 from .api.store import Object
 from .clock import SimClock
 from .disk import Disk
@@ -104,7 +105,7 @@ def _user_data(spec: Object, secrets: dict[str, Object]) -> dict[str, Any] | Non
         if reference:
             text = _secret_text(secrets.get(reference["name"]), "userdata", "userData")
         with contextlib.suppress(yaml.YAMLError):  # a guest with broken user data boots, and lets nobody in
-            document = yaml.safe_load(text)
+            document = yamls.load(text)
             if isinstance(document, dict):
                 found.update(document)
     for credential in spec.get("accessCredentials") or ():

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from . import yamls
 
 FILE = Path(__file__).with_name("releases.yaml")
 
@@ -123,7 +123,7 @@ class Catalogue:
 
 @cache
 def catalogue() -> Catalogue:
-    document = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    document = yamls.load(FILE.read_text(encoding="utf-8"))
     releases = [Release(entry["version"], entry["image"], entry["machine_os"], tuple(entry["channels"]), entry["kubernetes"], entry["node"],
                         tuple(entry["from"]), tuple(entry.get("also_in", ())), entry.get("conditional", {})) for entry in document["releases"]]
     payload = [Component(entry["level"], entry["component"], entry["manifests"], tuple(entry.get("operators", ())), entry.get("before_operators"))

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from . import yamls
+
 PROFILES_FOLDER = Path(__file__).with_name("timing")
 ROOT = "reference"
 TOP_LEVEL = ("description", "extends")
@@ -78,7 +80,7 @@ def _load(name: str, folder: Path, seen: tuple[Path, ...]) -> Timing:
     if path in seen:
         raise TimingError(f"{path}: extends itself, by way of {' -> '.join(str(each) for each in seen)}")
     try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yamls.LOADER)
     except OSError:
         raise TimingError(f"no timing profile {name!r}; there are {', '.join(profiles(folder))}, or give a .yaml file") from None
     except yaml.YAMLError as error:

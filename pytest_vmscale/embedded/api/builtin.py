@@ -12,8 +12,7 @@ import types
 import typing
 from typing import Any
 
-import yaml
-
+from .. import yamls
 from .kinds import Kind
 from .schema import MISSING, QUANTITY, SCHEMAS_FOLDER, Node
 
@@ -24,7 +23,7 @@ MODEL_NAMES = {"Event": "CoreV1Event", "TokenRequest": "AuthenticationV1TokenReq
 
 @functools.cache
 def _additions() -> dict[str, Any]:
-    return dict(yaml.safe_load((SCHEMAS_FOLDER / "kubernetes.yaml").read_text(encoding="utf-8")))
+    return dict(yamls.load((SCHEMAS_FOLDER / "kubernetes.yaml").read_text(encoding="utf-8")))
 
 
 def model_schema(kind: Kind) -> Node:

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from .. import yamls
+
 KINDS_FOLDER = Path(__file__).with_name("kinds")
 
 
@@ -93,7 +95,7 @@ def load_kinds(folder: Path = KINDS_FOLDER) -> Kinds:
     """Read every kinds/*.yaml: a mapping `group`, `version` and a list `kinds`."""
     kinds = []
     for path in sorted(folder.glob("*.yaml")):
-        for document in yaml.load_all(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        for document in yaml.load_all(path.read_text(encoding="utf-8"), yamls.LOADER):
             group, version = document.get("group", ""), document["version"]
             for entry in document["kinds"]:
                 columns = tuple(Column(**column) for column in entry.pop("columns", ()))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import yaml
 
+from .. import yamls
 from . import swagger
 from .kinds import Kind, Kinds
 from .schema import MISSING, Node, object_meta, schema_of
@@ -223,7 +223,7 @@ class Components:
 @functools.cache
 def _descriptions() -> dict[str, Any]:
     """What `kubectl explain` says of fields: read with the first document, and no sooner."""
-    return dict(yaml.load(DESCRIPTIONS.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    return dict(yamls.load(DESCRIPTIONS.read_text(encoding="utf-8")))
 
 
 def _scalar(node: Node, custom: bool) -> Spec:

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-import yaml
 
+from .. import yamls
 from .errors import ApiError
 from .schema import SCHEMAS_FOLDER
 from .store import Object
@@ -41,7 +41,7 @@ Messages = dict[str, dict[int, Field]]
 @functools.cache
 def _table() -> tuple[dict[tuple[str, str], str], Messages]:
     """Message names by (group, kind), and the messages' fields by number."""
-    document = yaml.load((SCHEMAS_FOLDER / "protobuf.yaml").read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    document = yamls.load((SCHEMAS_FOLDER / "protobuf.yaml").read_text(encoding="utf-8"))
     kinds = {(group, kind): document["names"].get(kind, kind) for group, names in document["kinds"].items() for kind in names}
     messages: Messages = {}
     for message, fields in document["messages"].items():

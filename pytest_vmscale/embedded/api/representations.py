@@ -13,6 +13,7 @@ import orjson
 import yaml
 from aiohttp import web
 
+from .. import yamls
 from . import errors, protobuf
 from .store import Object
 
@@ -125,7 +126,7 @@ def _go_json_error(text: str, error: json.JSONDecodeError) -> str:
     return f"invalid character '{text[position]}' {where or 'in string literal'}"
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class _Loader(yamls.LOADER):  # type: ignore[misc]
     """YAML as Go's package reads it for JSON: y and n are booleans too, 1e3 is a number, 1:30 and dates are text."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}

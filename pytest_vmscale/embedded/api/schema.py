@@ -21,8 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from .. import yamls
 from .kinds import Kind
 
 SCHEMAS_FOLDER = Path(__file__).with_name("schemas")
@@ -137,7 +136,7 @@ def custom_schemas() -> dict[str, Node]:
     found: dict[str, Node] = {}
     for path in sorted(SCHEMAS_FOLDER.glob("*.yaml")):
         if path.stem not in ("kubernetes", "protobuf"):
-            found.update(Notation(yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))).kinds)
+            found.update(Notation(yamls.load(path.read_text(encoding="utf-8"))).kinds)
     return found
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from .. import yamls
 from ..api.kinds import Kind
 from ..api.store import Object
 from ..api.validation import Schemas
@@ -22,7 +23,7 @@ class Bootstrap:
     def start(self) -> None:
         for path in sorted(NODES_FILE.parent.glob("*.yaml")):
             if path != NODES_FILE:
-                for obj in yaml.load_all(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+                for obj in yaml.load_all(path.read_text(encoding="utf-8"), yamls.LOADER):
                     self._create(obj)
         for kind in self._resources.kinds.all:
             if kind.custom:

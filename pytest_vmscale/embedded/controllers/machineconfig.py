@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from .. import yamls
 from ..api.store import Object
 from .common import Cluster
 from .machineconfig_daemon import Daemons
@@ -28,11 +27,11 @@ class MachineConfigOperator:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._resources = cluster, cluster.resources
         self._configs, self._pools, self._nodes = (cluster.resources.kind(name) for name in (CONFIGS, POOLS, "nodes"))
-        self.templates: dict[str, Any] = yaml.safe_load(TEMPLATES_FILE.read_text(encoding="utf-8"))
+        self.templates: dict[str, Any] = yamls.load(TEMPLATES_FILE.read_text(encoding="utf-8"))
         self._renderer, self._pool_controller = Renderer(cluster), Pools(cluster)
         self._kubelets = Kubelets(cluster)
         kubelet_confs = {role: names[f"01-{role}-kubelet"]["files"][KUBELET_CONF] for role, names in self.templates.items()}
-        self._kubelet_configs = KubeletConfigs(cluster, {role: yaml.safe_load(text) for role, text in kubelet_confs.items()})
+        self._kubelet_configs = KubeletConfigs(cluster, {role: yamls.load(text) for role, text in kubelet_confs.items()})
         drainer = Drainer(cluster)
         self._daemons = Daemons(cluster, self._kubelets, drainer)
         self._parts = (self._kubelets, self._kubelet_configs, self._renderer, self._pool_controller, Drains(cluster, drainer), self._daemons)

@@ -10,9 +10,9 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from aiohttp import web
 
+from .. import yamls
 from ..api import errors
 from ..api.calls import following
 from ..api.store import Change, Object
@@ -215,7 +215,7 @@ class Kubelets:
         """This config's files are on the node's disk: its kubelet will start with them."""
         if rendered not in self._parsed:
             text = text_of(self._resources.get(self._configs, "", rendered)["spec"]["config"], KUBELET_CONF)
-            self._parsed[rendered] = yaml.safe_load(text or "{}")
+            self._parsed[rendered] = yamls.load(text or "{}")
         self._booting[node] = self._parsed[rendered]
 
     def _power(self, name: str, up: bool) -> None:

@@ -9,8 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from .. import yamls
 from ..api.store import Change, Key, Object
 from ..queue import Workers
 from .common import Cluster, PodsByNode, is_true, set_condition, tolerates
@@ -65,7 +64,7 @@ class Nodes:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _create_all(self) -> None:
-        document = yaml.safe_load(NODES_FILE.read_text(encoding="utf-8"))
+        document = yamls.load(NODES_FILE.read_text(encoding="utf-8"))
         for pool in document["pools"].values():
             count = self._cluster.workers if pool["names"]["count"] == "workers" else pool["names"]["count"]
             first = ipaddress.ip_address(pool["first_ip"])

@@ -309,6 +309,59 @@ class MigrationRecord(Record):
         return kind not in ("migration", "restart") or kind == ("restart" if self.moves_by == RESTART else "migration")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MigrationLoadRecord(Record):
+    """One VM's I/O while VMs are migrated, against the same I/O before: `still` and `moving`, each with a baseline and a workload.
+
+    longest_gap_seconds: the longest that one of its I/Os took while VMs were migrated, which its own migration's switchover is part of.
+    migration_baseline_seconds, migration_workload_seconds: the mean of its own migrations under each load, as MigrationRecord has them.
+    """
+
+    STATES, LOADS, DIRECTIONS = ("still", "moving"), ("baseline", "workload"), ("read", "write")
+    PHASES = tuple(f"{state}-{load}-{direction}" for state in ("still", "moving") for load in ("baseline", "workload") for direction in ("read", "write"))
+    METRICS = (
+        "still_workload_read_mean_seconds",
+        "moving_workload_read_mean_seconds",
+        "still_workload_write_mean_seconds",
+        "moving_workload_write_mean_seconds",
+        "longest_gap_seconds",
+        "migration_baseline_seconds",
+        "migration_workload_seconds",
+    )
+
+    still_baseline_read_mean_seconds: float | None = None
+    still_baseline_write_mean_seconds: float | None = None
+    still_workload_read_mean_seconds: float | None = None
+    still_workload_write_mean_seconds: float | None = None
+    moving_baseline_read_mean_seconds: float | None = None
+    moving_baseline_write_mean_seconds: float | None = None
+    moving_workload_read_mean_seconds: float | None = None
+    moving_workload_write_mean_seconds: float | None = None
+    still_baseline_read_iops: float | None = None
+    still_baseline_write_iops: float | None = None
+    still_workload_read_iops: float | None = None
+    still_workload_write_iops: float | None = None
+    moving_baseline_read_iops: float | None = None
+    moving_baseline_write_iops: float | None = None
+    moving_workload_read_iops: float | None = None
+    moving_workload_write_iops: float | None = None
+    longest_gap_seconds: float | None = None
+    migration_baseline_seconds: float | None = None
+    migration_workload_seconds: float | None = None
+    migrations: int = 0
+    failures: tuple[str, ...] = ()
+    overloaded: tuple[str, ...] = ()
+
+    def applies(self, metric: str) -> bool:
+        """In the time there is not each VM is migrated under each load: those that are not have no time of it."""
+        return not metric.startswith("migration_") or getattr(self, metric) is not None
+
+    def mean_seconds(self, phase: str) -> float | None:
+        """The mean latency in one of PHASES; None if it was not reported, or is that of a queue."""
+        found: float | None = getattr(self, f"{phase.replace('-', '_')}_mean_seconds")
+        return None if phase in self.overloaded else found
+
+
 @dataclass(frozen=True)
 class Gap:
     """A time in which a watch was blind: from its break to the relist that mended it. Seconds from the start."""

@@ -6,6 +6,7 @@ Every pytest run on the machine loads this file, so what is heavy is imported in
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -90,8 +91,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def scenarios(items: list[pytest.Item]) -> list[str]:
-    """The scenarios that these items belong to, in the order of MARKERS."""
-    return [name for name in SCENARIOS if any(item.get_closest_marker(name) for item in items)]
+    """The scenarios that these items belong to, by their markers; one that has the markers of two suites: "latency and migration"."""
+    found = {" and ".join(name for name in SCENARIOS if item.get_closest_marker(name)) for item in items}
+    return sorted(found - {""}, key=lambda each: (each.count(" "), SCENARIOS.index(each.partition(" ")[0])))
+
+
+def of_two_suites(items: list[pytest.Item], markexpr: str) -> list[pytest.Item]:
+    """Those that belong to two suites, of which -m names but one: `-m latency` is not to migrate anything."""
+    named = re.findall(r"\w+", markexpr)
+    return [item for item in items if named and any(" and " in each and not set(each.split(" and ")) <= set(named) for each in scenarios([item]))]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -115,6 +123,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from .settings import SettingsError
     from .slo.profile import ProfileError
 
+    if others := of_two_suites(items, config.option.markexpr):
+        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=others)
     if run.settings.cluster == "real" and not run.settings.allow_disruptive:
         disruptive = [item.nodeid for item in items if item.get_closest_marker("disruptive")]
         if disruptive:
@@ -235,7 +246,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         if report.when == "setup":
             from .report.allure import label
 
-            label([each for each in run.selected if item.get_closest_marker(each.marker)][:1])
+            label([each for each in run.selected if each.marker in scenarios([item])][:1])
         line = run.trouble_line(call.excinfo.value, scenarios([item]))
         if line is None:
             # "a: b" of the first line: a verdict has sentences, not assertions of forty lines.

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from .model import BootRecord, DeployRecord, LatencyRecord, Measurement, MigrationRecord, Objective, Record, UpgradeRecord
+from .model import (
+    BootRecord,
+    DeployRecord,
+    LatencyRecord,
+    Measurement,
+    MigrationLoadRecord,
+    MigrationRecord,
+    Objective,
+    Record,
+    UpgradeRecord,
+)
 from .rights import Right
 
 if TYPE_CHECKING:
@@ -133,6 +143,16 @@ ALL = (
     Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0, record=BootRecord, sizes=_each_point),
     Scenario("fio", "latency", "latency", "I/O latency", "latency", speed=100.0, record=LatencyRecord, sizes=_each_node_count),
     Scenario("migration", "migration", "migration", "Migration", "migration", speed=40.0, disruptive=True, record=MigrationRecord),
+    Scenario(
+        "migration-latency",
+        "latency and migration",
+        "migration_load",
+        "Migration under load",
+        "migration_load",
+        speed=40.0,
+        disruptive=True,
+        record=MigrationLoadRecord,
+    ),
     Scenario("upgrade", "upgrade", "upgrade", "Cluster upgrade", "upgrade", speed=60.0, disruptive=True, record=UpgradeRecord),
 )
 

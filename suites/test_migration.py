@@ -7,7 +7,7 @@ import pytest
 from pytest_vmscale.plugin import RUN
 from pytest_vmscale.slo.migration import vmim_mix
 
-pytestmark = [pytest.mark.migration, pytest.mark.disruptive]
+pytestmark = [pytest.mark.migration, pytest.mark.disruptive]  # of both classes; the second one is the latency suite's too
 
 
 def pytest_generate_tests(metafunc):
@@ -60,3 +60,37 @@ class TestMigration:
     @pytest.mark.comparison
     def test_no_regression(self, migration, slo):
         slo.check_no_regression(migration)
+
+
+@pytest.mark.latency
+class TestMigrationUnderLoad:
+    """What VMs that do I/O notice of migrations, and migrations of the I/O. Runs where both suites are asked for."""
+
+    def test_every_vm_reports(self, migration_under_load, slo):
+        slo.check(migration_under_load, "migration_load.every_vm_reported")
+
+    def test_rates_are_achieved(self, migration_under_load, slo):
+        slo.check(migration_under_load, "migration_load.achieved_iops")
+
+    def test_no_migration_fails(self, migration_under_load, slo):
+        slo.check(migration_under_load, "migration_load.failures")
+
+    def test_added_read_latency(self, migration_under_load, slo):
+        slo.check(migration_under_load, "migration_load.added_read")
+
+    def test_added_write_latency(self, migration_under_load, slo):
+        slo.check(migration_under_load, "migration_load.added_write")
+
+    def test_added_migration_time(self, migration_under_load, slo):
+        slo.check(migration_under_load, "migration_load.added_duration")
+
+    def test_longest_gap(self, migration_under_load, slo):
+        slo.check(migration_under_load, "migration_load.longest_gap")
+
+    @pytest.mark.own_objective("migration-latency")
+    def test_own_objective(self, migration_under_load, slo, own_objective):
+        slo.check(migration_under_load, own_objective)
+
+    @pytest.mark.comparison
+    def test_no_regression(self, migration_under_load, slo):
+        slo.check_no_regression(migration_under_load)

@@ -161,12 +161,13 @@ async def look(cluster: Cluster) -> Site:
     return Site(pods, nodes, await cluster.list_all(BUDGETS), by_node)
 
 
-async def immovable(cluster: Cluster, fleet: Fleet, migrate: Sequence[str], zone: Iterable[str]) -> list[str]:
-    """Why some of the fleet's VMs cannot leave as they should: a line each kind. `migrate`: keys of those that are to be live migrated."""
-    members, wanted = set(zone), set(migrate)
+async def immovable(cluster: Cluster, fleet: Fleet, migrate: Sequence[str], zone: Iterable[str] | None) -> list[str]:
+    """Why some of the fleet's VMs cannot leave as they should: a line each kind. `migrate`: keys of those that are to be live migrated.
+    zone: the nodes that they must be on; None for any."""
+    members, wanted = None if zone is None else set(zone), set(migrate)
     vmis = {f"{each['metadata']['namespace']}/{each['metadata']['name']}": each for each in await cluster.list_all(VMIS, selector=fleet.selector)}
     elsewhere = [f"{guest.key} on {vmis[guest.key].get('status', {}).get('nodeName')}" for guest in fleet.guests
-                 if guest.key in vmis and vmis[guest.key].get("status", {}).get("nodeName") not in members]  # fmt: skip
+                 if members is not None and guest.key in vmis and vmis[guest.key].get("status", {}).get("nodeName") not in members]  # fmt: skip
     found = []
     if elsewhere:
         found.append(f"{_some(elsewhere)} {_are(elsewhere)} not in the zone that is to be drained: its nodes have no room for the fleet, or do not take VMs")

@@ -14,7 +14,7 @@ from ..cluster.access import ClusterError
 from ..cluster.requests import Cluster
 from ..cluster.watch import Blind, Event, Meta, Projection, Watch
 from ..model import LABEL_OS, LIVE_MIGRATION, RESTART, Fleet, Guest, MigrationRecord, Moment, Status
-from .vmi import VMIS, Condition, Interface, PhaseTransition
+from .vmi import VMIS, Condition, Interface, PhaseTransition, reachable
 
 MIGRATIONS = "/apis/kubevirt.io/v1/virtualmachineinstancemigrations"
 DOMAIN = "kubevirt.io/domain"  # annotation of a launcher pod: its VMI's name
@@ -54,6 +54,11 @@ class MovingVmi(Projection):
     """Of a VirtualMachineInstance: what tells where it runs, and that it is to leave."""
 
     status: MovingStatus = msgspec.field(default_factory=MovingStatus)
+
+    @property
+    def address(self) -> str:
+        """Where it can be reached, or empty as long as it cannot."""
+        return next((each.ipAddress for each in self.status.interfaces if reachable(each.ipAddress)), "")
 
     @property
     def not_migratable(self) -> str:

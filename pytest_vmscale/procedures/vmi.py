@@ -41,7 +41,7 @@ class Vmi(Projection):
     @property
     def address(self) -> str:
         """Where it can be reached, or empty as long as it cannot."""
-        return next((each.ipAddress for each in self.status.interfaces if _reachable(each.ipAddress)), "")
+        return next((each.ipAddress for each in self.status.interfaces if reachable(each.ipAddress)), "")
 
     @property
     def why_unscheduled(self) -> str:
@@ -55,6 +55,6 @@ class Vmi(Projection):
         )
 
 
-def _reachable(address: str) -> bool:
+def reachable(address: str) -> bool:
     """Not link-local, and not the guest's own ::1, which agents of some releases report."""
     return bool(address) and not address.startswith(("169.254.", "fe80:")) and address != "::1"

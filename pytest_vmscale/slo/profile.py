@@ -243,18 +243,43 @@ def _no_migration_limits() -> Migration:
     )
 
 
+class Longest(_Block):
+    """None: reported, not judged."""
+
+    seconds: Seconds | None = None
+    source: Source
+
+
+class MigrationLoad(_Block):
+    every_vm_reported: Share
+    achieved_iops: Share
+    failures: Sourced
+    added_read: Added
+    added_write: Added
+    added_duration: Added
+    longest_gap: Longest
+
+
+def _no_migration_load_limits() -> MigrationLoad:
+    """Of a profile that says nothing of migration under load."""
+    source = "this project: the profile says nothing of migration under load"
+    share, none = Share(minimum_percent=100.0, source=source), Added(source=source)
+    return MigrationLoad(
+        every_vm_reported=share,
+        achieved_iops=share,
+        failures=Sourced(source=source),
+        added_read=none,
+        added_write=none,
+        added_duration=none,
+        longest_gap=Longest(source=source),
+    )
+
+
 class UpgradeDuration(_Block):
     """Of ClusterVersion, by kind of hop: within a minor version, or to the next. None: reported, not judged."""
 
     patch_seconds: Seconds | None = None
     minor_seconds: Seconds | None = None
-    source: Source
-
-
-class Longest(_Block):
-    """None: reported, not judged."""
-
-    seconds: Seconds | None = None
     source: Source
 
 
@@ -291,6 +316,7 @@ class Profile(_Block):
     deployment: Deployment = Field(default_factory=_no_deployment_limits)
     latency: Latency = Field(default_factory=_no_latency_limits)
     migration: Migration = Field(default_factory=_no_migration_limits)
+    migration_load: MigrationLoad = Field(default_factory=_no_migration_load_limits)
     upgrade: Upgrade = Field(default_factory=_no_upgrade_limits)
     objectives: dict[ObjectiveId, OwnObjective] = {}
     severity: dict[ObjectiveId, Severity] = {}  # of the scenarios' objectives; what is not named gates

@@ -1,0 +1,317 @@
+"""I/O under live migration: fio in every guest of a fleet, first while nothing moves, then the same while VMs are migrated.
+
+The same load with migrations against the same load without: what else could be compared (a load that was not there before) says nothing of
+migration. Migrations are asked for one by one, as many at a time as the cluster allows, so that all its slots are full for as long as fio
+measures; between two loads none is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..clock import Clock
+from ..cluster.access import ClusterError
+from ..cluster.requests import ApiError, Cluster, resource_path
+from ..guest.fio import Job
+from ..guest.workload import Barrier, GuestRun, Timed, Workload
+from ..manifests.core import guest_labels
+from ..model import Fleet, Gap, Guest, Measurement, MigrationLoadRecord, Status
+from .migration_checks import Limits
+from .movements import ENDED, STARTED, Attempt, Movements
+
+SCENARIO, VERSION = "migration-latency", "1.0.0"
+ACHIEVED_SHARE = 0.99  # below this share of its rate a guest measures its own queue
+GAP_SECONDS = 10  # between two runs of one load
+# Before another load, or none: what is under way then has so long to end.
+QUIET_SECONDS = 90
+LOOK_SECONDS = 1.0
+FETCH_SECONDS = 600.0
+STOP_WALL_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far it is: in words, and the share of the time that has passed."""
+
+    doing: str
+    share: float
+    elapsed_seconds: float
+
+
+def schedule(rates: Mapping[str, int], seconds: Mapping[str, int], **options: Any) -> list[Timed]:
+    """All runs of fio, in the order of MigrationLoadRecord.PHASES. rates and seconds: by load."""
+    timed: list[Timed] = []
+    for name in MigrationLoadRecord.PHASES:
+        state, load, direction = name.split("-")
+        job = Job(name, direction, iops=rates[load], runtime_seconds=seconds[load], **options)  # type: ignore[arg-type]
+        before = timed[-1].job.name.split("-")[:2] if timed else [state, load]
+        gap = GAP_SECONDS if before == [state, load] else QUIET_SECONDS
+        timed.append(Timed(job, timed[-1].end_seconds + gap if timed else 0.0))
+    return timed
+
+
+def moving_spans(timed: Sequence[Timed]) -> dict[str, tuple[float, float]]:
+    """When VMs are migrated, by load: from the start of its first run to the end of its last, in seconds after the barrier."""
+    found = {}
+    for load in MigrationLoadRecord.LOADS:
+        runs = [each for each in timed if each.job.name.startswith(f"moving-{load}-")]
+        found[load] = (runs[0].at_seconds, runs[-1].end_seconds)
+    return found
+
+
+async def migration_load(
+    cluster: Cluster,
+    workload: Workload,
+    fleet: Fleet,
+    clock: Clock,
+    *,
+    run_id: str,
+    timed: Sequence[Timed],
+    limits: Limits,
+    parameters: Mapping[str, Any],
+    on_progress: Callable[[Progress], None] | None = None,
+    on_record: Callable[[MigrationLoadRecord], None] | None = None,
+    on_partial: Callable[[Measurement], None] | None = None,
+) -> Measurement:
+    """Take all runs. The fleet is up, and its datasets are laid out. A guest whose results cannot be had is a record that failed.
+    ClusterError if it cannot be measured; on_partial has then what there is."""
+    if not fleet.guests:
+        raise ClusterError("a migration of no VMs measures nothing")
+    work = _Work(cluster, workload, fleet, clock, run_id, timed, limits, parameters)
+    try:
+        await work.run(on_progress)
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(STOP_WALL_SECONDS):
+                await workload.stop()
+        if on_partial and work.movements.vms:
+            on_partial(work.measurement("interrupted" if isinstance(error, asyncio.CancelledError) else str(error) or type(error).__name__))
+        raise
+    found = work.measurement(None)
+    if on_record:
+        for record in found.records:
+            assert isinstance(record, MigrationLoadRecord)
+            on_record(record)
+    return found
+
+
+class _Work:
+    def __init__(
+        self,
+        cluster: Cluster,
+        workload: Workload,
+        fleet: Fleet,
+        clock: Clock,
+        run_id: str,
+        timed: Sequence[Timed],
+        limits: Limits,
+        parameters: Mapping[str, Any],
+    ) -> None:
+        self.cluster, self.workload, self.fleet, self.clock, self.run_id = cluster, workload, fleet, clock, run_id
+        self.timed, self.limits, self.parameters = list(timed), limits, parameters
+        self.movements = Movements(cluster, fleet, clock, lambda guest: False)
+        self.barrier: Barrier | None = None
+        self.began = clock.now()
+        self.runs: Mapping[str, GuestRun] = {}
+        self.refused: dict[str, str] = {}  # by VM
+        self.load_of: dict[str, str] = {}  # a migration's uid -> the load under which it was asked for
+
+    async def run(self, on_progress: Callable[[Progress], None] | None) -> None:
+        async with self.movements:
+            self.barrier = barrier = await self.workload.start(self.timed, [guest.key for guest in self.fleet.guests])
+            self.movements.begin(barrier.epoch)
+            end = barrier.end_epoch
+
+            def tell(share: float) -> None:
+                if on_progress:
+                    on_progress(Progress(self._doing(), share, self.clock.now() - self.began))
+
+            migrating = asyncio.create_task(self._migrate())
+            try:
+                waiting = asyncio.create_task(self.workload.wait(barrier, lambda share: tell(0.95 * share)))
+                done, _ = await asyncio.wait((migrating, waiting), return_when=asyncio.FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+                await self.movements.until(lambda: all(vm.at_rest for vm in self.movements.vms.values()), end + QUIET_SECONDS)
+            finally:
+                for task in (migrating, waiting):
+                    task.cancel()
+                await asyncio.gather(migrating, waiting, return_exceptions=True)
+            self._follow_addresses()
+            tell(0.97)
+            self.runs = await self.workload.fetch(barrier, FETCH_SECONDS)
+
+    def _doing(self) -> str:
+        assert self.barrier is not None
+        now = self.clock.now() - self.barrier.epoch
+        current = [each.job.name for each in self.timed if each.at_seconds <= now]
+        active = self.movements.in_flight[-1][1] if self.movements.in_flight else 0
+        return (current[-1].replace("-", " ") if current else "waiting for the barrier") + (f", {active} migrating" if active else "")
+
+    def _follow_addresses(self) -> None:
+        """A VM on the pods' network has another address on another node."""
+        for guest in self.fleet.guests:
+            vmi, host = self.movements.vmis.objects.get(guest.key), self.workload.hosts.get(guest.key)
+            if vmi is not None and host is not None and vmi.address and vmi.address != host.target.address:
+                self.workload.hosts[guest.key] = replace(host, target=replace(host.target, address=vmi.address))
+
+    # -- migrations -------------------------------------------------------------------------------------------------
+
+    async def _migrate(self) -> None:
+        """Keep the cluster's slots full during the runs that are named `moving`: VMs in turn, each at most once at a time."""
+        assert self.barrier is not None
+        waiting = deque(self.fleet.guests)
+        for load, (start, end) in moving_spans(self.timed).items():
+            await self.clock.sleep(self.barrier.epoch + start - self.clock.now())
+            slots = min(self.limits.per_cluster, len(self.fleet.guests))
+            async with asyncio.TaskGroup() as group:
+                for _ in range(slots):
+                    group.create_task(self._slot(load, self.barrier.epoch + end, waiting))
+
+    async def _slot(self, load: str, until: float, waiting: deque[Guest]) -> None:
+        """One migration after the other, until the time is over."""
+        while self.clock.now() < until and waiting:
+            guest = waiting.popleft()
+            try:
+                obj = await self._ask(guest)
+            except ApiError as error:
+                self.refused[guest.key] = error.message  # it is not asked again
+                continue
+            self.load_of[obj["metadata"]["uid"]] = load
+            vm, uid = self.movements.vms[guest.key], obj["metadata"]["uid"]
+            while not vm.at_rest or uid not in vm.attempts:
+                await self.clock.sleep(LOOK_SECONDS)
+            waiting.append(guest)
+
+    async def _ask(self, guest: Guest) -> Any:
+        manifest = {
+            "apiVersion": "kubevirt.io/v1",
+            "kind": "VirtualMachineInstanceMigration",
+            "metadata": {"generateName": f"{guest.name}-", "namespace": guest.namespace, "labels": guest_labels(self.run_id, self.fleet.name, guest)},
+            "spec": {"vmiName": guest.name},
+        }
+        # Once: a name that the server makes up cannot be told from that of a try which got no answer.
+        answer = await self.cluster.send("POST", resource_path("kubevirt.io/v1", "virtualmachineinstancemigrations", guest.namespace), body=manifest, tries=1)
+        return answer.object
+
+    # -- what was measured ------------------------------------------------------------------------------------------
+
+    def measurement(self, incomplete: str | None) -> Measurement:
+        records = tuple(self._record(guest) for guest in self.fleet.guests)
+        done = self.clock.now() - self.began
+        return Measurement(
+            scenario=SCENARIO,
+            version=VERSION,
+            run_id=self.run_id,
+            started_epoch=self.barrier.epoch if self.barrier else self.began,
+            parameters=dict(self.parameters),
+            records=records,
+            deadline_seconds=self.timed[-1].end_seconds + FETCH_SECONDS,
+            duration_seconds=done if any(record.succeeded for record in records) else None,
+            gaps=tuple(Gap(each.kind, self.clock.at(each.start) - self.began, self.clock.at(each.end) - self.began, each.reason) for each in self.movements.gaps),
+            details=self._details(records),
+            complete=incomplete is None,
+            incomplete_reason=incomplete,
+            time_rate=self.clock.rate,
+        )
+
+    def _record(self, guest: Guest) -> MigrationLoadRecord:
+        run = self.runs.get(guest.key) or GuestRun(guest.key, error="its results were not fetched")
+        vm = self.movements.vms.get(guest.key)
+        errors = [run.error] if run.error else []
+        figures: dict[str, float] = {}
+        overloaded, gaps = [], []
+        for each in self.timed:
+            name, done = each.job.name, run.jobs.get(each.job.name)
+            measured = done.result.directions.get(each.job.access) if done and done.result else None
+            if measured is None:
+                errors += [done.error or f"{name}: fio did no I/O"] if done else []
+                continue
+            field = name.replace("-", "_")
+            figures[f"{field}_mean_seconds"], figures[f"{field}_iops"] = measured.mean_ns / 1e9, measured.iops
+            if measured.iops < ACHIEVED_SHARE * each.job.iops:
+                overloaded.append(name)
+            if name.startswith("moving-"):
+                gaps.append(measured.max_ns / 1e9)
+        if vm is not None and (vm.gone or vm.restarts):
+            errors.append("its VMI is gone" if vm.gone else "it was restarted, though it is to be live migrated")
+        if guest.key in self.refused:
+            errors.append(f"its migration was refused: {self.refused[guest.key]}")
+        attempts = list(vm.attempts.values()) if vm else []
+        return MigrationLoadRecord(
+            namespace=guest.namespace,
+            vm_name=guest.name,
+            os=guest.os,
+            status=Status.FAILED if errors else Status.SUCCESS,
+            requested_at=0.0,
+            node=vm.node if vm else None,
+            error="; ".join(errors) or None,
+            request_retries=tuple(run.lost),
+            longest_gap_seconds=max(gaps, default=None),
+            migration_baseline_seconds=_mean(self._durations(attempts, "baseline")),
+            migration_workload_seconds=_mean(self._durations(attempts, "workload")),
+            migrations=sum(each.phase == "Succeeded" for each in attempts),
+            failures=tuple(each.failure or "no reason given" for each in attempts if each.phase == "Failed"),
+            overloaded=tuple(overloaded),
+            **figures,  # type: ignore[arg-type]
+        )
+
+    def _durations(self, attempts: Sequence[Attempt], load: str) -> list[float]:
+        """Of those that ran under this load from beginning to end."""
+        assert self.barrier is not None
+        end = self.barrier.epoch + moving_spans(self.timed)[load][1]
+        found = [each for each in attempts if each.phase == "Succeeded" and self.load_of.get(each.uid) == load and ENDED in each.steps and each.steps[ENDED].at <= end]
+        return [seconds for each in found if (seconds := each.between(STARTED, ENDED)) is not None]
+
+    def _details(self, records: Sequence[MigrationLoadRecord]) -> dict[str, Any]:
+        attempts = [attempt for _, attempt in self.movements.attempts()] if self.movements.vms else []
+        times = {load: self._durations(attempts, load) for load in MigrationLoadRecord.LOADS} if self.barrier else {}
+        means = {load: _mean(found) for load, found in times.items()}
+        base, under = means.get("baseline"), means.get("workload")
+        zero = self.barrier.epoch if self.barrier else self.began
+        return {
+            "phases": {each.job.name: _phase(each, records) for each in self.timed},
+            "added": {f"{load}-{direction}": added(records, load, direction) for load in MigrationLoadRecord.LOADS for direction in MigrationLoadRecord.DIRECTIONS},
+            "migrations": {load: {"count": len(found), "mean_seconds": means[load]} for load, found in times.items()},
+            "duration_added_percent": (under / base - 1) * 100 if base and under else None,
+            "moving": {load: list(span) for load, span in moving_spans(self.timed).items()},
+            "limits": asdict(self.limits),
+            "most_in_flight": self.movements.most_active,
+            "in_flight": [[round(at - zero, 2), active, waiting] for at, active, waiting in self.movements.in_flight],
+            "failed_migrations": sum(len(each.failures) for each in records),
+            "refused": len(self.refused),
+        }
+
+
+def _phase(timed: Timed, records: Sequence[MigrationLoadRecord]) -> dict[str, Any]:
+    """One run of the whole fleet. Of the VMs that achieved their rate; how many did not is beside it."""
+    name = timed.job.name
+    means = [mean for record in records if (mean := record.mean_seconds(name)) is not None]
+    iops = [value for record in records if (value := getattr(record, f"{name.replace('-', '_')}_iops")) is not None]
+    return {
+        "start_seconds": timed.at_seconds + timed.job.ramp_seconds,
+        "end_seconds": timed.end_seconds,
+        "reported": len(iops),
+        "overloaded": sum(name in record.overloaded for record in records),
+        "iops_wanted": timed.job.iops * len(records),
+        "iops_achieved": sum(iops),
+        "mean_seconds": _mean(means),
+        "slowest_mean_seconds": max(means, default=None),
+    }
+
+
+def added(records: Sequence[MigrationLoadRecord], load: str, direction: str) -> dict[str, float | int | None]:
+    """What migrations add to a mean latency, in percent of the same load's without: over the VMs that achieved their rate in both."""
+    both = ((each.mean_seconds(f"still-{load}-{direction}"), each.mean_seconds(f"moving-{load}-{direction}")) for each in records)
+    pairs = [(still, moving) for still, moving in both if still is not None and moving is not None]
+    total = sum(still for still, _ in pairs)
+    return {"vms": len(pairs), "percent": (sum(moving for _, moving in pairs) / total - 1) * 100 if total else None}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None

@@ -23,7 +23,7 @@ from .controllers.cdi import DataVolumes
 from .controllers.clusterversion import ClusterVersions
 from .controllers.disruption import Evictions
 from .controllers.hyperconverged import HyperConverged
-from .controllers.kubevirt_admission import admit_migration, admit_vm
+from .controllers.kubevirt_admission import admit_clones, admit_migration, admit_vm
 from .controllers.kubevirt_client import Client
 from .controllers.kubevirt_evacuation import Evacuations, EvictionWebhook
 from .controllers.kubevirt_handler import VirtHandlers
@@ -115,7 +115,9 @@ class Cluster:
             if setup:
                 setup(self.server)
         self.virt_api.serve(self.server)
-        self.server.add_admission(self.resources.kind("virtualmachines.kubevirt.io"), admit_vm)
+        vms = self.resources.kind("virtualmachines.kubevirt.io")
+        self.server.add_admission(vms, admit_vm)
+        self.server.add_admission(vms, admit_clones(self.resources, self.server.authorizer))
         self.server.add_admission(self.resources.kind("virtualmachineinstancemigrations.kubevirt.io"), admit_migration(self.resources))
         self.server.add_route("GET", CLOCK_PATH, self._get_clock)
         self.server.add_route("PUT", CLOCK_PATH, self._put_clock)

@@ -355,6 +355,41 @@ def test_a_vm_with_a_cloned_disk_starts_and_takes_it_along_when_it_goes(cluster:
         ("virtualmachines", "c"), ("virtualmachineinstances", "c"), ("datavolumes", "c-root"), ("persistentvolumeclaims", "c-root"))))
 
 
+def test_a_vm_clones_what_its_namespaces_service_account_may(cluster: Cluster) -> None:
+    images = f"{cluster.namespace}-images"
+    assert cluster.ask("POST", "/api/v1/namespaces", {"metadata": {"name": images}})[0] == 201
+    obj = cloned("x")
+    template = obj["spec"]["dataVolumeTemplates"][0]["spec"]
+
+    def asked(source: dict[str, Any]) -> tuple[int, str]:
+        template["source"] = source
+        code, answer = cluster.ask("POST", cluster.path("virtualmachines"), obj)
+        return code, answer.get("message", "")
+
+    elsewhere = {"pvc": {"namespace": images, "name": "golden"}}
+    code, message = asked(elsewhere)
+    assert code == 422
+    assert message == (
+        'admission webhook "virtualmachine-validator.kubevirt.io" denied the request: Authorization failed, message is: '
+        f"User system:serviceaccount:{cluster.namespace}:default has insufficient permissions in clone source namespace {images}"
+    )
+    rbac, named = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{images}", {"metadata": {"name": "clone"}}
+    role = {"rules": [{"apiGroups": ["cdi.kubevirt.io"], "resources": ["datavolumes/source"], "verbs": ["create"]}]}
+    assert cluster.ask("POST", f"{rbac}/roles", {**named, **role})[0] == 201
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "clone"}
+    account = {"kind": "ServiceAccount", "name": "default", "namespace": cluster.namespace}
+    assert cluster.ask("POST", f"{rbac}/rolebindings", {**named, "roleRef": reference, "subjects": [account]})[0] == 201
+    assert asked(elsewhere)[0] == 201
+    # What it has is not asked about again, and its own namespace's claims are always its own.
+    cluster.ask("DELETE", f"{rbac}/rolebindings/clone")
+    patch = {"metadata": {"labels": {"a": "b"}}}
+    assert cluster.ask("PATCH", cluster.path("virtualmachines", "x"), patch, "application/merge-patch+json")[0] == 200
+    obj["metadata"]["name"], template_name = "y", obj["spec"]["dataVolumeTemplates"][0]["metadata"]
+    template_name["name"] = obj["spec"]["template"]["spec"]["volumes"][0]["dataVolume"]["name"] = "y-root"
+    assert asked({"snapshot": {"namespace": images, "name": "golden"}})[0] == 422
+    assert asked({"pvc": {"namespace": cluster.namespace, "name": "mine"}})[0] == 201
+
+
 def test_a_clone_waits_for_its_source(cluster: Cluster) -> None:
     cluster.create("virtualmachines", cloned("w", source="nothing-there", strategy="Always"))
     data_volume = cluster.until(lambda: (found := cluster.get("datavolumes", "w-root")) and found.get("status") and found)

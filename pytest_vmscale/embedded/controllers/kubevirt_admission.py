@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..api.auth import Action, Authorizer, service_account_user
 from ..api.errors import ApiError, Cause, details
 from ..api.resources import Resources
 from ..api.store import Object
@@ -73,6 +74,46 @@ def _volumes(spec: Object) -> list[Cause]:
         elif name not in used:
             causes.append(Cause(field, f"DataVolumeTemplate entry {field} must be referenced in the VMI template's 'volumes' list"))
     return causes
+
+
+def admit_clones(resources: Resources, authorizer: Authorizer) -> Callable[[Object, Object | None], None]:
+    """A VM may clone what its namespace's ServiceAccount may: to create datavolumes/source where the source is, or pods (and, of a
+    snapshot, claims)."""
+    data_sources = resources.kind("datasources.cdi.kubevirt.io")
+
+    def source_of(template: Object, namespace: str) -> tuple[str, str, str] | None:
+        """The kind, namespace and name of what is cloned."""
+        spec = template.get("spec") or {}
+        source = spec.get("source") or {}
+        reference = spec.get("sourceRef") or {}
+        if reference.get("kind") == "DataSource":
+            found = resources.find(data_sources, reference.get("namespace") or namespace, reference.get("name", ""))
+            source = ((found or {}).get("spec") or {}).get("source") or {}
+        for kind in ("pvc", "snapshot"):
+            if source.get(kind):
+                return kind, source[kind].get("namespace") or namespace, source[kind].get("name", "")
+        return None
+
+    def admit(vm: Object, old: Object | None) -> None:
+        spec, namespace = vm.get("spec") or {}, vm["metadata"]["namespace"]
+        templates = spec.get("dataVolumeTemplates") or ()
+        if "deletionTimestamp" in vm["metadata"] or (old and (old.get("spec") or {}).get("dataVolumeTemplates") == templates):
+            return
+        volumes = ((spec.get("template") or {}).get("spec") or {}).get("volumes") or ()
+        account = next((volume["serviceAccount"]["serviceAccountName"] for volume in volumes if volume.get("serviceAccount")), "default")
+        user = service_account_user(namespace, account)
+        for number, template in enumerate(templates):
+            found = source_of(template, namespace)
+            if found is None or found[1] == namespace:
+                continue
+            kind, where, name = found
+            explicit = Action("create", "cdi.kubevirt.io", "datavolumes", "source", where, name)
+            implicit = [Action("create", "", plural, "", where, name) for plural in ("pods", "pvcs")[: 2 if kind == "snapshot" else 1]]
+            if not authorizer.allows(user, explicit) and not all(authorizer.allows(user, each) for each in implicit):
+                message = f"Authorization failed, message is: User {user.name} has insufficient permissions in clone source namespace {where}"
+                raise denied(VM_WEBHOOK, [Cause(f"spec.dataVolumeTemplates[{number}]", message)])
+
+    return admit
 
 
 def admit_migration(resources: Resources) -> Callable[[Object, Object | None], None]:

@@ -19,7 +19,8 @@ from .disk import Bulk
 from .iomodel import Demand, Direction, Load, Pool, Served
 
 if TYPE_CHECKING:
-    from .shell import Shell, Streams
+    from .shell import Shell
+    from .shell_commands import Streams
 
 VERSION = "fio-3.27"  # of RHEL 8.5's and Fedora 35's repositories
 NOT_FOUND = 127

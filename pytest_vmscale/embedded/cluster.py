@@ -144,7 +144,7 @@ class Cluster:
 
     def _clock_now(self) -> web.Response:
         monotonic = time.monotonic()
-        return web.json_response({"speed": self.clock.speed, "epoch": self.clock.epoch + self.clock.now(), "monotonic": monotonic})
+        return web.json_response({"speed": self.clock.speed, "epoch": self.clock.epoch + self.clock.outside(), "monotonic": monotonic})
 
     async def _get_clock(self, request: web.Request) -> web.StreamResponse:
         return self._clock_now()

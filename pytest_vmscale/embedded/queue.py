@@ -23,20 +23,17 @@ class TokenBucket:
         self._tokens, self._at = float(burst), clock.now()
         self.taken = 0
 
-    async def take(self, tokens: float = 1.0) -> float:
-        """`tokens` other than 1: a request that costs more, on a cluster that is made slower. Returns the time at which they were there."""
+    async def take(self, tokens: float = 1.0) -> None:
+        """`tokens` other than 1: a request that costs more, on a cluster that is made slower."""
         self.taken += 1
         if self.qps is None:
-            return self._clock.due()
+            return
         now = self._clock.now()
         self._tokens = min(float(self.burst), self._tokens + (now - self._at) * self.qps)
         self._at = now
         self._tokens -= tokens  # a debt is a place in the queue
-        if self._tokens >= 0:
-            return self._clock.due()
-        there = now - self._tokens / self.qps
-        await self._clock.sleep_until(there)
-        return there
+        if self._tokens < 0:
+            await self._clock.sleep_until(now - self._tokens / self.qps)
 
 
 class WorkQueue:
@@ -77,7 +74,6 @@ class WorkQueue:
             future = asyncio.get_running_loop().create_future()
             self._wakeup.append(future)
             await future
-            self._clock.in_time()
         key = self._queue.popleft()
         self._dirty.discard(key)
         self._processing.add(key)

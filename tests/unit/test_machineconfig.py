@@ -15,7 +15,7 @@ from pytest_vmscale.embedded.controllers.nodes import NodeLifecycle, Nodes
 from pytest_vmscale.embedded.controllers.scheduler import Scheduler
 from pytest_vmscale.embedded.faults import Fault
 from tests.unit.kubernetes_side import StandIn, running
-from tests.unit.virtual_time import run
+from tests.unit.virtual import run
 
 POOLS, CONFIGS, KUBELETS = (f"{plural}.machineconfiguration.openshift.io" for plural in ("machineconfigpools", "machineconfigs", "kubeletconfigs"))
 SPEED = 1000.0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from pytest_vmscale.embedded import clock
 from pytest_vmscale.embedded.clock import SimClock
 
 T = TypeVar("T")
@@ -30,19 +32,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock(SimClock):
-    """Cluster time is the loop's. Needs a running loop."""
+    """Cluster time is the loop's. Needs `run`."""
 
     def __init__(self) -> None:
         super().__init__(1.0)
-        self._loop = asyncio.get_running_loop()
-
-    def now(self) -> float:
-        return self._loop.time()
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    loop = VirtualLoop()
+    """As asyncio.run; every SimClock that is made meanwhile goes by the loop's time."""
+    loop, real = VirtualLoop(), clock.time
+    clock.time = types.SimpleNamespace(time=real.time, monotonic=loop.time)  # type: ignore[assignment]
     try:
         return loop.run_until_complete(coroutine)
     finally:
+        clock.time = real
         loop.close()

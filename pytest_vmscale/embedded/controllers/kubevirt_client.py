@@ -18,7 +18,6 @@ FINALIZER = "kubevirt.io/virtualMachineControllerFinalize"
 OBSERVED = {"kubevirt.io/latest-observed-api-version": "v1", "kubevirt.io/storage-observed-api-version": "v1"}
 NODE_LABEL = "kubevirt.io/nodeName"
 FINAL_PHASES = ("Succeeded", "Failed")
-MOST_REQUESTS_AT_ONCE = 10  # then the others have their turn, even if this one is late
 
 
 class Client:
@@ -31,7 +30,6 @@ class Client:
         self.limiter = TokenBucket(cluster.clock, limits.client_qps, limits.client_burst)
         self._recorder = Recorder(cluster)
         self._sending: set[asyncio.Task[None]] = set()
-        self._unbroken = 0
 
     async def read(self) -> None:
         """A read that the limiter does not count: it takes its time, and no token."""
@@ -40,13 +38,8 @@ class Client:
     async def request(self) -> None:
         """The price of a request that the limiter counts."""
         slowdown = self._faults.boot_slowdown
-        done = await self.limiter.take(slowdown) + self._request_seconds * slowdown
-        self._unbroken += 1
-        if done > self._clock.now() or self._unbroken >= MOST_REQUESTS_AT_ONCE:
-            self._unbroken = 0
-            await self._clock.sleep_until(done)
-        else:  # the event loop came late to this one: a chain of requests must not be late by the sum of it
-            self._clock.done_at(done)
+        await self.limiter.take(slowdown)
+        await self._clock.sleep(self._request_seconds * slowdown)
 
     async def create(self, kind: Kind, obj: Object) -> Object:
         await self.request()

@@ -1,0 +1,126 @@
+"""The release gate: objectives and baselines of one's own, one verdict whatever else goes wrong, and one clear line for what is no input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_vmscale.report.files import About, ResultFiles
+from tests.unit.factories import make_storm
+
+from .conftest import ROOT
+
+SMALL = ("--sim-workers", "5", "--sim-speed", "60")
+OWN = """extends: reference
+objectives:
+  bootstorm.p90:
+    metric: time_to_ssh_seconds
+    statistic: p90
+    limit: 1 s
+    source: our contract
+"""
+
+
+def saved(name: str, vms: int = 20, workers: int = 100) -> Path:
+    """A run's folder, as one left it."""
+    folder = Path(name)
+    cluster = {"kind": "embedded", "worker_count": workers, "node_shape": {"cpu": 40, "memory": "384Gi"}}
+    files = ResultFiles(folder, About(name, {"name": "pytest-vmscale", "version": "0.1.0"}, cluster))
+    files.scenario("boot-storm", None, {"os_mix": {"rhel": vms}}).finish(replace(make_storm(vms, 90.0), run_id=name, time_rate=20.0))
+    return folder
+
+
+def misspelt():
+    Path("slo.yaml").write_text(OWN.replace("time_to_ssh", "time_to_shh"))
+    return ["--slo=slo.yaml"], "slo.yaml:3: objectives.bootstorm.p90: metric: the scenario measures no 'time_to_shh_seconds'; did you mean"
+
+
+def other_unit():
+    Path("slo.yaml").write_text(OWN.replace("1 s", "900 IOPS"))
+    return ["--slo=slo.yaml"], "slo.yaml:3: objectives.bootstorm.p90: '900 IOPS': time_to_ssh_seconds is in us or ms or s or min or h"
+
+
+def one_id_twice():
+    Path("slo.yaml").write_text(OWN + OWN.partition("objectives:\n")[2])
+    return ["--slo=slo.yaml"], "slo.yaml:8: 'objectives.bootstorm.p90' is given twice (first on line 3)"
+
+
+def other_shape():
+    return ["--baseline", str(saved("before", workers=7))], "cluster shape: workers 7 there, 100 here; --baseline-allow shape"
+
+
+def other_size():
+    return ["--baseline", str(saved("before", vms=30))], "boot-storm of 30 VMs there, 20 here; --baseline-allow vms"
+
+
+def other_mix():
+    arguments = ["--vm-mix", "rhel=50,fedora=50", "--baseline", str(saved("before"))]
+    return arguments, "OS mix: rhel 20 there, 10 here; fedora nothing there, 10 here; --baseline-allow mix"
+
+
+def truncated():
+    (path,) = saved("before").glob("*_results.json")
+    path.write_text(path.read_text()[:2000])
+    return ["--baseline", "before"], "--baseline before/boot-storm_results.json: is not whole JSON: "
+
+
+@pytest.mark.parametrize("wrong", [misspelt, other_unit, one_id_twice, other_shape, other_size, other_mix, truncated])
+def test_what_is_no_input_is_one_line_before_anything_is_started(scale, wrong):
+    arguments, told = wrong()
+    outcome = scale("--vms", "20", *arguments)
+    assert outcome.code == 4, outcome.out + outcome.err
+    assert told in outcome.err
+    assert len([line for line in outcome.err.splitlines() if line.strip()]) == 1, outcome.err
+    assert outcome.nothing_started
+
+
+@pytest.fixture
+def gate(tmp_path, monkeypatch):
+    """`gate("first", "-m", "bootstorm")`: a run of that id, in one folder with the others; its exit code, output and verdict."""
+    for name in ("KUBECONFIG", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(run_id: str, *arguments: str) -> tuple[int, str, dict]:
+        command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "--run-id", run_id]
+        command += ["-o", f"cache_dir={tmp_path / 'cache'}", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False, timeout=240)
+        return done.returncode, done.stdout + done.stderr, json.loads((tmp_path / "vmscale-results" / run_id / "verdict.json").read_text())
+
+    return run
+
+
+def test_what_failed_alone_is_measured_and_judged_anew(gate, tmp_path):
+    """On xdist's workers, and again with --last-failed: the same verdict, of the same objectives."""
+    (tmp_path / "slo.yaml").write_text(OWN)
+    suite, slo = str(ROOT / "suites" / "test_bootstorm.py"), f"--slo={tmp_path / 'slo.yaml'}"
+    code, out, first = gate("first", suite, "-n", "2", slo, "--vms", "5", "--junitxml", str(tmp_path / "junit.xml"), *SMALL)
+    assert code == first["exit_code"] == 1, out
+    assert len(first["why"]) == 1 and first["why"][0].startswith("Time to ssh p90 (5 VMs): "), first["why"]
+    told = {each.get("name"): each for each in ET.parse(tmp_path / "junit.xml").iter("testcase")}
+    properties = {each.get("name"): each.get("value") for each in told["test_own_objective[5-vms-bootstorm.p90]"].iter("property")}
+    assert properties["vmscale.limit"] == "1" and float(properties["vmscale.measured"]) > 10
+    assert (properties["vmscale.verdict"], properties["vmscale.source"]) == ("fail", "our contract")
+    assert len(told) == 8  # a case for each objective
+
+    baseline = ("--baseline", str(tmp_path / "vmscale-results" / "first"))
+    code, out, again = gate("again", suite, slo, "--vms", "5", "--last-failed", *baseline, *SMALL)
+    assert "1 failed" in out and "passed" not in out
+    assert code == again["exit_code"] == 1
+    judged = [{each["id"]: each["verdict"] for each in verdict["objectives"]} for verdict in (first, again)]
+    assert judged[0] == judged[1]
+    assert again["why"][0].startswith("Time to ssh p90 (5 VMs): ") and again["comparison"]["regressions"] == 0
+
+
+def test_a_suite_that_the_cluster_does_not_fit_stops_no_other(gate):
+    suites = [str(ROOT / "suites" / f"test_{name}.py") for name in ("upgrade", "bootstorm")]
+    code, out, verdict = gate("mixed", *suites, "--upgrade-to", "4.12.1", "--vms", "4", *SMALL)
+    assert "7 passed" in out and code == verdict["exit_code"] == 10, out
+    assert any("4.12.1 is not offered" in each for each in verdict["why"])
+    assert {each["verdict"] for each in verdict["objectives"]} == {"pass", "reported"}

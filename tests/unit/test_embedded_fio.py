@@ -14,7 +14,7 @@ from pytest_vmscale.embedded import timing as profiles
 from pytest_vmscale.embedded.clock import SimClock
 from pytest_vmscale.embedded.disk import Disk
 from pytest_vmscale.embedded.faults import Fault, Faults
-from pytest_vmscale.embedded.fio import _bins
+from pytest_vmscale.embedded.fio_results import bins
 from pytest_vmscale.embedded.guest_ssh import Login
 from pytest_vmscale.embedded.guests import Guest
 from pytest_vmscale.embedded.iomodel import Demand, Pool
@@ -79,7 +79,7 @@ def test_it_writes_what_the_real_one_does() -> None:
 
 
 def test_its_bins_are_fios() -> None:
-    edges, values = _bins()
+    edges, values = bins()
     assert list(values) == [bin_value(index) for index in range(LAST_BIN + 1)]
     assert all(bin_index(int(edge)) == index + 1 for index, edge in enumerate(edges[:-1]))
 

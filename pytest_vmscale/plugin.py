@@ -33,6 +33,7 @@ MARKERS = {
 }
 SCENARIOS = tuple(name for name in MARKERS if name not in ("sweep", "own_objective", "comparison", "disruptive"))
 RUN: pytest.StashKey[Run] = pytest.StashKey()
+BEFORE: pytest.StashKey[list[pytest.Item]] = pytest.StashKey()  # what is selected, before --last-failed takes its choice
 FROM_WORKERS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 
 
@@ -140,6 +141,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if unneeded:
         items[:] = [item for item in items if item not in unneeded]
         config.hook.pytest_deselected(items=unneeded)
+    config.stash[BEFORE] = list(items)
     try:
         run.select(scenarios(items))
     except SettingsError as error:
@@ -150,6 +152,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if scenarios([item]) and not item.get_closest_marker("timeout"):
             # The last resort, above every deadline of the procedures themselves.
             item.add_marker(pytest.mark.timeout(run.last_resort_wall_seconds(), method="signal"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist's, which tells the controller what there is
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What judges a sweep judges nothing alone, as --last-failed may select it: its points are measured with it again."""
+    chosen = set(session.items)
+    for item in [each for each in session.items if each.get_closest_marker("sweep")]:
+        points = [each for each in session.config.stash.get(BEFORE, []) if each.path == item.path and not each.get_closest_marker("sweep")]
+        if not chosen & set(points):
+            place = session.items.index(item)
+            session.items[place:place] = points
+            chosen.update(points)
 
 
 def _parameter(item: pytest.Item, name: str) -> Any:

@@ -124,3 +124,15 @@ def test_a_suite_that_the_cluster_does_not_fit_stops_no_other(gate):
     assert "7 passed" in out and code == verdict["exit_code"] == 10, out
     assert any("4.12.1 is not offered" in each for each in verdict["why"])
     assert {each["verdict"] for each in verdict["objectives"]} == {"pass", "reported"}
+
+
+def test_a_sweep_that_failed_alone_is_measured_with_its_points(scale):
+    sweep = "suites/test_bootstorm.py::TestBootStormSweep::test_sweep_is_near_linear"
+    Path("cache/v/cache").mkdir(parents=True)
+    Path("cache/v/cache/lastfailed").write_text(json.dumps({sweep: True}))
+    collected = scale(
+        "--vms", "5,10,20", "--last-failed", "--collect-only", "-q", "-p", "cacheprovider", "-o", f"cache_dir={Path('cache').resolve()}"
+    )
+    assert collected.code == 0, collected.out + collected.err
+    named = [line for line in collected.out.splitlines() if "::" in line]
+    assert [sum(f"[{vms}-vms" in line for line in named) for vms in (5, 10, 20)] == [7, 7, 7] and named[-1] == sweep

@@ -131,9 +131,9 @@ class VersionTimes:
         """before: the newest entry of the history when the upgrade was asked for."""
         conditions = {each.type: each for each in status.conditions}
         self._saw_failing(conditions.get("Failing"), at)
-        self._saw_refusal(conditions, at)
         if progressing := conditions.get("Progressing"):
             self._saw_progress(progressing.message, at)
+        self._saw_refusal(conditions, at)
         newest = status.history[0] if status.history else Entry()
         if (newest.image, newest.startedTime) == (before.image, before.startedTime):
             return
@@ -164,13 +164,17 @@ class VersionTimes:
             self.failing.append([at, None, what])
 
     def _saw_refusal(self, conditions: Mapping[str, Condition], at: float) -> None:
-        """From 4.10 on a payload is not accepted; before it, the ClusterVersion fails with one of a few reasons."""
+        """From 4.10 on a payload is not accepted; before it, the ClusterVersion fails with one of a few reasons. Between its tries the
+        operator says neither: a refusal stands until the payload is accepted, or applied."""
         accepted, failing = conditions.get("ReleaseAccepted"), conditions.get("Failing")
         against = accepted if accepted is not None and accepted.status == "False" else None
         if against is None and failing is not None and failing.status == "True" and failing.reason in REFUSALS:
             against = failing
-        self.refused = against.text if against else ""
-        self.refused_seconds = None if against is None else at if self.refused_seconds is None else self.refused_seconds
+        if against is not None:
+            self.refused = against.text
+            self.refused_seconds = at if self.refused_seconds is None else self.refused_seconds
+        elif (accepted is not None and accepted.status == "True") or parse_progress(self.message):
+            self.refused, self.refused_seconds = "", None
 
 
 class VersionWatch:

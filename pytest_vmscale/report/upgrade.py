@@ -150,7 +150,7 @@ def _one(measurement: Measurement, subtitle: str) -> list[str]:
     if seconds is None:
         found += wrap(f"Not reached: {not_reached(measurement)}.", "", "    ")
     found += _operator_lines(details)
-    found += [line for each in _pool_lines(details) for line in wrap(f"{each}.", "")]
+    found += [line for each in _pool_lines(details) for line in wrap(f"{each}.", "", "    ")]
     found += _api_lines(details)
     found += _vm_lines(measurement)
     if measurement.gaps:
@@ -170,10 +170,17 @@ def _operator_lines(details: Mapping[str, Any]) -> list[str]:
         if troubled:
             said += f" {what.capitalize()} meanwhile: {', '.join(troubled[:_SHOWN])}."
     found = wrap(said, "")
-    for start, end, what in (details.get("failing") or [])[:_SHOWN]:
-        lasted = f"for {end - start:.0f} s" if end is not None else f"since {start:.0f} s, to the end"
-        found += wrap(f"ClusterVersion was Failing {lasted}: {cut(what, 160)}", "", "    ")
+    failing: dict[str, list[list[Any]]] = {}
+    for window in details.get("failing") or ():
+        failing.setdefault(window[2], []).append(window)
+    for what, windows in list(failing.items())[:_SHOWN]:
+        seconds = _open_seconds([(start, end) for start, end, _ in windows], details)
+        found += wrap(f"ClusterVersion was Failing {_times(len(windows))}, for {seconds:.0f} s: {cut(what, 160)}", "", "    ")
     return found
+
+
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
 
 
 def _open_seconds(windows: Sequence[Sequence[float | None]], details: Mapping[str, Any]) -> float:

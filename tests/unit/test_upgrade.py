@@ -239,17 +239,29 @@ def test_another_upgrade_that_somebody_asks_for_is_not_taken_for_ours() -> None:
     assert times.superseded == "4.9.21" and times.entry is None
 
 
-def test_a_payload_that_is_refused_is_known_by_what_either_release_says() -> None:
-    for said in (
-        conditions(Failing="True|ImageVerificationFailed|no signature"),
-        conditions(ReleaseAccepted="False|RetrievePayload|no signature"),
+@pytest.mark.parametrize(
+    "refused, between, accepted",
+    [
+        ("Failing=True|ImageVerificationFailed|no signature", "Failing=False||", "Progressing=True||Working towards 4.9.23: 1 of 738 done (0% complete)"),
+        ("ReleaseAccepted=False|RetrievePayload|no signature", "ReleaseAccepted=Unknown|RetrievePayload|", "ReleaseAccepted=True|PayloadLoaded|"),
+    ],
+)  # fmt: skip
+def test_a_payload_that_is_refused_is_so_until_it_is_accepted(refused: str, between: str, accepted: str) -> None:
+    """Each release has its own way to say it, and says nothing while it tries again."""
+    times = VersionTimes()
+    for at, text, stands in (
+        (1.0, between, False),
+        (5.0, refused, True),
+        (9.0, between, True),
+        (12.0, refused, True),
+        (15.0, accepted, False),
     ):
-        times = VersionTimes()
-        times.saw(VersionStatus([BEFORE], said), BEFORE, PATCH, 5.0, False)
-        times.saw(VersionStatus([BEFORE], said), BEFORE, PATCH, 9.0, False)
-        assert "no signature" in times.refused and times.refused_seconds == 5.0
-        times.saw(VersionStatus([BEFORE], []), BEFORE, PATCH, 11.0, False)
-        assert times.refused == "" and times.refused_seconds is None
+        times.saw(VersionStatus([BEFORE], conditions(**dict([text.split("=", 1)]))), BEFORE, PATCH, at, False)
+        assert ("no signature" in times.refused) is stands
+        assert times.refused_seconds == (5.0 if stands else None)
+
+
+def test_that_operators_are_late_is_no_refusal() -> None:
     times = VersionTimes()
     times.saw(VersionStatus([BEFORE], conditions(Failing="True|MultipleErrors|some")), BEFORE, PATCH, 5.0, False)
     assert times.refused == ""
@@ -416,7 +428,7 @@ TROUBLED = measured(
     None,
     [record(0, "its VMI failed and was started again", ssh_downtime_seconds=31.0, restarts=1, io_error="fio ended with the guest, which was restarted"), record(1)],
     **STUCK,
-    failing=[[900.0, None, "MultipleErrors: " + "a long story " * 30]],
+    failing=[[900.0, 1000.0, "MultipleErrors: " + "a long story " * 30], [1000.0, None, "MultipleErrors: " + "a long story " * 30]],
     api={"read": api(90.0, 90), "write": api(None, 2100)},
     pools=[{"name": "worker", "machines": 100, "updated": 7, "is_updated": False, "paused": False, "updating_seconds": 100.0,
             "updated_seconds": None, "trouble": "pool worker is being updated"}],

@@ -52,6 +52,8 @@ FACTS = (
     *rights("config.openshift.io", "clusterversions", "get"),
     *rights("kubevirt.io", "kubevirts", "list"),
     *rights("cdi.kubevirt.io", "cdis", "list"),
+    *rights("", "events", "list"),  # what became of a VM that failed
+    *rights("", "pods/log", "get"),
 )
 # A fleet is made, followed, and removed to the last object; `get` tells why one does not go.
 FLEET = (

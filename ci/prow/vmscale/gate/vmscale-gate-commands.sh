@@ -13,12 +13,14 @@ fi
 read -ra more <<<"${VMSCALE_OPTIONS}"
 
 # A step that is to end gets SIGTERM: the run gets it too, and the time to clean up.
+run="" ending=""
+trap 'ending=yes; [[ -z "${run}" ]] || kill -TERM "${run}"' TERM
 "${home}/ci/run.sh" "${options[@]}" "${more[@]}" &
 run=$!
-trap 'kill -TERM "${run}"' TERM
+[[ -z "${ending}" ]] || kill -TERM "${run}"
 status=0
 wait "${run}" || status=$?
-while kill -0 "${run}" 2>/dev/null; do
+while kill -0 "${run}" 2>/dev/null; do # it was the signal that ended the wait
   status=0
   wait "${run}" || status=$?
 done

@@ -244,6 +244,7 @@ class _Work:
         draining = None if self.trigger.name == "vmim" else _covered([(each.cordoned_seconds, each.drained_seconds) for each in nodes])
         return {
             "trigger": self.trigger.name,
+            "started_cluster_epoch": self.t0,
             "zone": self.area.name,
             "zone_nodes": len(self.area.nodes),
             "vms_off_seconds": off,

@@ -420,10 +420,10 @@ class Movements:
         if vm.left or not must_leave:
             return None, Status.SUCCESS
         why = f"it is still on {vm.node}"
-        if vm.requested is None:
-            why += ", and was not asked to leave"
-        elif vm.not_migratable:
+        if vm.not_migratable:
             why += f": it cannot be live migrated: {vm.not_migratable}"
+        elif vm.requested is None:
+            why += ", and was not asked to leave"
         elif failures:
             why += f": {len(failures)} migrations failed, the last because: {failures[-1]}"
         return why, Status.TIMED_OUT

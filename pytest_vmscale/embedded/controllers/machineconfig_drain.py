@@ -137,7 +137,7 @@ class Drains:
     async def _drain(self, name: str, node: Object) -> bool:
         """Whether the node is drained now; it is tried again later if not."""
         age = self._clock.now() - self._started_at.get(name, self._clock.now())
-        if age > self._timing.drain_timeout_seconds:
+        if age >= self._timing.drain_timeout_seconds:
             self._events.event(node, "Warning", "DrainFailed", f"node {name}: drain exceeded timeout: {in_go(self._timing.drain_timeout_seconds)}. "
                                "Will continue to retry.", CONTROLLER_COMPONENT)
         if name not in self._started_at or not node["spec"].get("unschedulable"):
@@ -146,7 +146,7 @@ class Drains:
         errors = await self._drainer.drain(name, self._client)
         if errors:
             threshold, pause = self._timing.drain_slow_after_seconds, self._timing.drain_slow_retry_seconds
-            if age > threshold:
+            if age >= threshold:
                 message = (f"Drain failed. Drain has been failing for more than {threshold / SECONDS_PER_MINUTE:g} minutes. "
                            f"Waiting {pause / SECONDS_PER_MINUTE:g} minutes then retrying. Error message from drain: {aggregate(errors)}")
                 self._events.event(node, "Warning", "DrainThresholdExceeded", message, CONTROLLER_COMPONENT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,8 +133,10 @@ class OwnedPods:
     """The pods of each owner, and those of none, as facts. Kept up to date by a watch: a set of two hundred pods
     looks at all of them whenever one changes, and decoding them each time would be quadratic."""
 
-    def __init__(self, resources: Resources) -> None:
+    def __init__(self, resources: Resources, changed: Callable[[str, Object], None]) -> None:
+        """`changed` is called with the namespace and the owner's reference when a pod comes, goes, or its facts change."""
         kind = resources.kind("pods")
+        self._tell = changed
         self._of: dict[str, dict[Key, PodFacts]] = {}
         self._owner: dict[Key, str] = {}
         resources.watch(kind, self._changed)
@@ -147,23 +150,31 @@ class OwnedPods:
         return [(key, facts) for key, facts in self._of.get("", {}).items() if key[0] == namespace]
 
     def _changed(self, change: Change) -> None:
+        pod = decoded(change.new)
         if change.type == "DELETED":
             self._of[self._owner.pop(change.key)].pop(change.key)
+            news = True
         else:
-            self._add(change.key, decoded(change.new))
+            news = self._add(change.key, pod)
+        owner = controller_of(pod)
+        if news and owner is not None:
+            self._tell(change.key[0], owner)
 
-    def _add(self, key: Key, pod: Object) -> None:
+    def _add(self, key: Key, pod: Object) -> bool:
+        """Returns whether that is news."""
         owner = controller_of(pod)
         uid = owner["uid"] if owner else ""
         before = self._owner.get(key)
+        old = self._of[before].get(key) if before is not None else None
         if before is not None and before != uid:
-            self._of[before].pop(key)
+            del self._of[before][key]
         ready = is_ready(pod)
         found = condition(pod["status"]["conditions"], "Ready") if ready else None
         self._owner[key] = uid
-        self._of.setdefault(uid, {})[key] = PodFacts(
+        facts = self._of.setdefault(uid, {})[key] = PodFacts(
             is_active(pod), ready, (found or {}).get("lastTransitionTime"), bool(pod["spec"].get("nodeName")), pod.get("status", {}).get("phase") == "Running",
             pod["metadata"].get("labels") or {}, pod["metadata"]["creationTimestamp"])
+        return before != uid or facts != old
 
 
 class ReplicaSets(Workload):
@@ -173,7 +184,14 @@ class ReplicaSets(Workload):
 
     def __init__(self, cluster: Cluster) -> None:
         super().__init__(cluster)
-        self._pods = OwnedPods(self._resources)
+        self._pods = OwnedPods(self._resources, self._pod_changed)
+
+    def _pod_changed(self, namespace: str, owner: Object) -> None:
+        if owner["kind"] == self._kind.kind:
+            self._workers.queue.add((namespace, owner["name"]))
+
+    def _child_changed(self, change: Change) -> None:
+        """Most of what is written to a pod changes nothing for its set: `_pod_changed` is told what does."""
 
     async def reconcile(self, obj: Object) -> None:
         if "deletionTimestamp" not in obj["metadata"]:

@@ -153,7 +153,7 @@ ALL = (
         disruptive=True,
         record=MigrationLoadRecord,
     ),
-    Scenario("upgrade", "upgrade", "upgrade", "Cluster upgrade", "upgrade", speed=60.0, disruptive=True, record=UpgradeRecord),
+    Scenario("upgrade", "upgrade", "upgrade", "Cluster upgrade", "upgrade", speed=100.0, disruptive=True, record=UpgradeRecord),
 )
 
 

@@ -253,10 +253,11 @@ class OperatorWatch:
         times.saw(operator, at)
 
     def unhealthy(self, before: str, after: str) -> list[dict[str, str]]:
-        """Those that are not as a cluster that was upgraded from `before` to `after` has them: names and reasons."""
+        """Those that are not as a cluster that was upgraded from `before` to `after` has them: names and reasons. Those
+        that say what keeps them come first: the others wait for them."""
         found = []
-        for name, times in sorted(self.times.items()):
-            operator = self.watch.objects.get(name)
+        for name in sorted(self.times, key=lambda each: (not self._unrest(each), each)):
+            times, operator = self.times[name], self.watch.objects.get(name)
             why = operator.trouble if operator else "its ClusterOperator is gone"
             # Operators of other products have versions of their own.
             if operator and not why and times.before == before and times.version != after:
@@ -264,6 +265,10 @@ class OperatorWatch:
             if why:
                 found.append({"name": name, "why": why})
         return found
+
+    def _unrest(self, name: str) -> str:
+        operator = self.watch.objects.get(name)
+        return operator.unrest if operator else ""
 
     def found(self) -> list[dict[str, Any]]:
         """As the details of a measurement have them."""

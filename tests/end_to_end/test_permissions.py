@@ -52,8 +52,6 @@ def test_its_own_account_may_do_all_that_a_suite_does(scale, cluster, tmp_path, 
     [
         ("bootstorm", "vmscale-bootstorm", "update", "virtualmachines/start"),
         ("deployment", "vmscale-clone-strategy", "patch", "storageprofiles"),
-        ("latency", "vmscale-fleets", "create", "virtualmachines"),
-        ("migration", "vmscale-migration", "create", "machineconfigs"),
         ("upgrade", "vmscale-upgrade", "patch", "clusterversions"),
     ],
 )

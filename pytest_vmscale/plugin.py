@@ -99,8 +99,9 @@ def scenarios(items: list[pytest.Item]) -> list[str]:
 
 def of_two_suites(items: list[pytest.Item], markexpr: str) -> list[pytest.Item]:
     """Those that belong to two suites, of which -m names but one: `-m latency` is not to migrate anything."""
-    named = re.findall(r"\w+", markexpr)
-    return [item for item in items if named and any(" and " in each and not set(each.split(" and ")) <= set(named) for each in scenarios([item]))]
+    named = set(re.findall(r"\w+", markexpr))
+    suites = {item: set(" ".join(scenarios([item])).split(" and ")) for item in items}
+    return [item for item, both in suites.items() if len(both) > 1 and len(both & named) == 1]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -163,8 +163,8 @@ class _Upgrade:
 
     async def _ask(self, asker: Asker, on_progress: Callable[[Progress], None] | None) -> list[asyncio.Task[Any]]:
         """Begin to look, and ask for the upgrade. Returns what goes on until the end."""
-        self.vms.begin()
         self.t0 = self.clock.now()
+        self.vms.begin(self.t0)
         tasks: list[asyncio.Task[Any]] = [asyncio.create_task(each.run(self.t0)) for each in self.api]
         tasks.append(asyncio.create_task(self.probes.run()))
         self.nodes.begin()

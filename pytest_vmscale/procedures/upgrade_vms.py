@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..clock import Clock
-from ..cluster.access import ClusterError
 from ..cluster.requests import Cluster
 from ..cluster.watch import Event, Watch
 from ..guest.fio import FioResult, Job
@@ -78,10 +77,13 @@ class VmTimes:
     migrations: int = 0
     failed: bool = False  # one of its instances was
     gone: bool = False
+    never_ran: bool = False  # not when the upgrade was asked for
     down_since: float | None = None  # cluster time; None while an instance runs
 
     def error(self, may_restart: bool) -> str:
         """What befell its instances that must not, or empty."""
+        if self.never_ran:
+            return "it did not run when the upgrade was asked for"
         if self.failed:
             return "its VMI failed" + (" and was started again" if self.restarts else "")
         return "it was restarted, though it is to be migrated" if self.restarts and not may_restart else ""
@@ -99,14 +101,16 @@ class VmWatch:
         self.vms: dict[str, VmTimes] = {}
         self.watch = Watch(cluster, VMIS, Vmi, self._saw, selector=fleet.selector)
 
-    def begin(self) -> None:
-        """ClusterError unless all of the fleet runs."""
+    def begin(self, t0: float) -> None:
+        """t0: cluster time, of just before the request. A VM that does not run by then is lost before it begins."""
         for guest in self._fleet.guests:
             vmi = self.watch.objects.get(guest.key)
-            if vmi is None or vmi.status.phase != "Running":
-                raise ClusterError(f"{guest.key} does not run: an upgrade is measured with all of its fleet up")
-            node = vmi.status.nodeName or ""
-            self.vms[guest.key] = VmTimes(guest, vmi.metadata.uid, node, node)
+            if vmi is not None and vmi.status.phase == "Running":
+                node = vmi.status.nodeName or ""
+                self.vms[guest.key] = VmTimes(guest, vmi.metadata.uid, node, node)
+            else:
+                phase = vmi.status.phase if vmi else ""
+                self.vms[guest.key] = VmTimes(guest, "", "", "", phase, never_ran=True, gone=vmi is None, down_since=t0)
 
     def down_since(self, key: str) -> float | None:
         """Cluster time; None if it runs and its guest answers."""

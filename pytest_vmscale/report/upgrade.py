@@ -232,10 +232,12 @@ def _vm_lines(measurement: Measurement) -> list[str]:
     before = [each for each in windows if each["end_seconds"] <= 0]
     meanwhile = [each for each in windows if each["end_seconds"] > 0]
     if before and meanwhile:
+        stalls = [each.io_longest_stall_seconds for each in records if each.io_longest_stall_seconds is not None]
         base, worst = before[0]["mean_seconds"], max(meanwhile, key=lambda each: float(each["mean_seconds"]))
         found += wrap(
             f"I/O of {before[0]['vms']} VMs: mean latency {base * 1e6:.0f} us before, {worst['mean_seconds'] * 1e6:.0f} us in the worst of "
-            f"{count(len(meanwhile), 'window')} ({(worst['mean_seconds'] / base - 1) * 100:+.1f} %).",
+            f"{count(len(meanwhile), 'window')} ({(worst['mean_seconds'] / base - 1) * 100:+.1f} %)"
+            + (f"; the slowest I/O took {max(stalls):.2f} s." if stalls else "."),
             "",
         )
     errors = [each for each in records if each.io_error]

@@ -10,13 +10,16 @@ from typing import Any, cast
 
 import pytest
 
+from pytest_vmscale.clock import Clock
 from pytest_vmscale.cluster.requests import Cluster
+from pytest_vmscale.cluster.watch import Event, Meta
 from pytest_vmscale.embedded.releases import catalogue
 from pytest_vmscale.guest.probe import Readiness
 from pytest_vmscale.guest.route import Target
-from pytest_vmscale.model import Measurement, Outcome, Status, UpgradeRecord
+from pytest_vmscale.model import Fleet, Guest, Measurement, Outcome, Status, UpgradeRecord
 from pytest_vmscale.procedures.upgrade_checks import Asker, Hop, State, UpgradeRefused, channel_refused, kind, not_offered, problems, refuse
-from pytest_vmscale.procedures.upgrade_probes import Asked, GuestProbe, outages
+from pytest_vmscale.procedures.upgrade_probes import Asked, GuestProbe, GuestProbes, outages
+from pytest_vmscale.procedures.upgrade_vms import VmWatch, records
 from pytest_vmscale.procedures.upgrade_watch import (
     ClusterOperator,
     Condition,
@@ -27,6 +30,7 @@ from pytest_vmscale.procedures.upgrade_watch import (
     VersionTimes,
     parse_progress,
 )
+from pytest_vmscale.procedures.vmi import Interface, Vmi, VmiStatus
 from pytest_vmscale.report import upgrade as report
 from pytest_vmscale.report.charts import svg
 from pytest_vmscale.slo import upgrade as slo
@@ -498,3 +502,76 @@ def test_states_are_not_changed_by_looking_at_them() -> None:
     before = copy.deepcopy(found.version)
     problems(found, MINOR)
     assert found.version == before
+
+
+# VMs.
+
+
+def vmi(uid: str = "u1", phase: str = "Running", node: str = "worker-0", address: str = "10.0.0.1") -> Vmi:
+    status = VmiStatus(phase=phase, nodeName=node, interfaces=[Interface(address)])
+    return Vmi(metadata=Meta(name="vm-0", namespace="a", uid=uid), status=status)
+
+
+class Followed:
+    """One VM whose instance's events come one a second; its guest answers unless it is said to be silent."""
+
+    def __init__(self, first: Vmi | None) -> None:
+        self.clock = Clock(1.0, epoch=0.0, monotonic=0.0)
+        guest = Guest("a", "vm-0", "rhel", 0)
+        self.probe = GuestProbe(guest.key, Target("a", "vm-0", "10.0.0.1", 22), Readiness.ssh())
+        self.probes = GuestProbes({guest.key: self.probe}, cast(Any, None), self.clock, 2.0)
+        self.watch = VmWatch(cast(Cluster, None), self.clock, Fleet("r1", "upgrade", (guest,)), self.probes, lambda: None)
+        if first:
+            self.watch.watch.objects[guest.key] = first
+        self.watch.begin(0.0)
+        self.at = 0.0
+
+    def sees(self, *events: Vmi | None) -> UpgradeRecord:
+        """None: the instance is deleted. Its record at the end."""
+        for each in events:
+            self.at += 1.0
+            known = self.watch.watch.objects.get("a/vm-0") or vmi()
+            self.watch._saw(Event("DELETED" if each is None else "MODIFIED", each or known, self.at))
+            if each:
+                self.watch.watch.objects["a/vm-0"] = each
+        (found,) = records(self.watch, self.probes, {}, lambda guest: self.may_restart, 0.0, self.at, self.at + 300.0)
+        return found
+
+    may_restart = False
+
+
+def test_a_vm_that_migrates_is_asked_at_its_new_address() -> None:
+    followed = Followed(vmi())
+    found = followed.sees(vmi(node="worker-0"), vmi(node="worker-1", address="10.0.0.2"))
+    assert (found.status, found.migrations, found.restarts, found.node_before, found.node) == (Status.SUCCESS, 1, 0, "worker-0", "worker-1")
+    assert followed.probe.target.address == "10.0.0.2" and followed.probe.wake.is_set()
+
+
+@pytest.mark.parametrize(
+    "may_restart, events, error",
+    [
+        (True, [vmi(phase="Succeeded"), None, vmi("u2", "Scheduling"), vmi("u2")], None),
+        (False, [vmi(phase="Succeeded"), None, vmi("u2", "Scheduling"), vmi("u2")], "it was restarted, though it is to be migrated"),
+        (True, [vmi(phase="Failed"), None, vmi("u2")], "its VMI failed and was started again"),
+        (True, [vmi(phase="Failed")], "its VMI failed; its VMI is Failed and not Running"),
+        (True, [None], "its VMI is gone"),
+        (True, [vmi(phase="Succeeded"), None, vmi("u2", "Scheduling")], "its VMI is Scheduling and not Running"),
+    ],
+)
+def test_which_vms_are_lost(may_restart: bool, events: list[Vmi | None], error: str | None) -> None:
+    followed = Followed(vmi())
+    followed.may_restart = may_restart
+    found = followed.sees(*events)
+    assert found.error == error and found.succeeded is (error is None)
+
+
+def test_a_vm_that_is_silent_in_the_end_is_lost_and_one_that_went_down_later_is_not() -> None:
+    for since, error in ((0.5, "it does not answer since 0 s: refused"), (100.0, None)):
+        followed = Followed(vmi())
+        followed.probe.unanswered(since, "refused")
+        assert followed.sees(vmi()).error == error
+
+
+def test_a_vm_that_does_not_run_when_it_begins_is_lost() -> None:
+    for first in (None, vmi(phase="Scheduling")):
+        assert "did not run when the upgrade was asked for" in (Followed(first).sees().error or "")

@@ -37,6 +37,7 @@ ENOUGH_RUNS = 4  # of the baseline, to tell by themselves what runs differ by
 RUNS_CONFIDENCE = 0.95
 # A stamp may be late by this much wall time, when the machine that measures is busy: assumed. At 20x it is a second of the cluster's.
 STAMP_WALL_SECONDS = 0.05
+OBJECT_STAMP_SECONDS = 1.0  # resolution of the timestamps in Kubernetes' objects
 ALLOWANCES = {
     "version": "scenario version",
     "kind": "cluster (embedded or real)",
@@ -176,11 +177,12 @@ def _changes(now: Measurement, before: Sequence[Measurement]) -> list[_Raw]:
     kind = type(now.records[0]) if now.records else Record
     found = [_lost(now, before)]
     durations = [each.duration_seconds for each in before]
-    duration = _figure("duration_seconds", now.duration_seconds, durations, now.time_rate, True)
+    late = max(map(_lateness_seconds, (now, *before)))
+    duration = _figure("duration_seconds", now.duration_seconds, durations, late, True)
     found.append(_with_last_vm(duration, now, before, kind.OUTCOME) if kind.OUTCOME else duration)
     for name in kind.FIGURES:
         theirs = [_number(each.details.get(name)) for each in before]
-        found.append(_figure(name, _number(now.details.get(name)), theirs, now.time_rate, name not in kind.HIGHER_IS_BETTER))
+        found.append(_figure(name, _number(now.details.get(name)), theirs, late, name not in kind.HIGHER_IS_BETTER))
     for metric in sorted(now.metrics, key=lambda each: each != kind.OUTCOME):  # what counts most is told first
         found += _metric_changes(metric, now, before, metric not in kind.HIGHER_IS_BETTER)
     return [each for each in found if each.change.baseline is not None or each.change.measured is not None or each.change.why]
@@ -208,7 +210,7 @@ def _metric_changes(metric: str, now: Measurement, before: Sequence[Measurement]
         return []
     p = _rank_p(mine, pooled)
     stamped = metric.endswith("_seconds") and bool(now.records) and now.records[0].STAMPED
-    floor = STAMP_WALL_SECONDS * now.time_rate if stamped else 0.0
+    floor = max(map(_lateness_seconds, (now, *before))) if stamped else 0.0
     found = []
     for percent in (50, 90, 95, 99) if lower_is_better else (50, 10, 5, 1):
         statistic = f"p{percent}"
@@ -251,8 +253,8 @@ def _beyond(change: Change, before: Values, now: Values) -> _Raw:
     return _Raw(replace(change, why="has no value here or before" if change.measured is None else "the baseline is not above 0"))
 
 
-def _figure(name: str, mine: float | None, before: Sequence[float | None], time_rate: float, lower_is_better: bool) -> _Raw:
-    """A figure that a run has one of: its noise is what runs differ by."""
+def _figure(name: str, mine: float | None, before: Sequence[float | None], late_seconds: float, lower_is_better: bool) -> _Raw:
+    """A figure that a run has one of: its noise is what runs differ by. `late_seconds`: what its stamps may be late by."""
     runs = [value for value in before if value is not None]
     mean = sum(runs) / len(runs) if runs else None
     change = Change(name, "value", mean, mine, None, None, lower_is_better, Finding.SHOWN)
@@ -261,8 +263,16 @@ def _figure(name: str, mine: float | None, before: Sequence[float | None], time_
         return _Raw(replace(change, why="" if mean is mine else f"there is none {missing}"))
     if mean <= 0:
         return _Raw(replace(change, why="the baseline is not above 0"))
-    floor = STAMP_WALL_SECONDS * time_rate if name.endswith("_seconds") else 0.0
+    floor = late_seconds if name.endswith("_seconds") else 0.0
     return _Raw(replace(change, change_percent=_percent(mean, mine)), noise_percent=_between_runs_percent(runs), least=floor)
+
+
+def _lateness_seconds(measurement: Measurement) -> float:
+    """What stamps of this run may be late by. Where the objects' own timestamps were laid beside them, they tell: a steady
+    difference is that of two clocks, and a second of it is those timestamps' resolution; what is more is a machine too busy to look."""
+    skew = measurement.details.get("object_skew_seconds")
+    shown = skew["max"] - skew["min"] - OBJECT_STAMP_SECONDS if skew else 0.0
+    return max(STAMP_WALL_SECONDS * measurement.time_rate, shown)
 
 
 def _with_last_vm(duration: _Raw, now: Measurement, before: Sequence[Measurement], metric: str) -> _Raw:

@@ -56,6 +56,9 @@ def test_guests_that_never_boot_are_named_and_break_the_percentiles_that_fall_on
     aggregate = outcome.json("boot-storm_results.json")["aggregate"]
     assert aggregate["time_to_ssh_seconds"]["p99"] is None and aggregate["time_to_ssh_seconds"]["p50"] is not None
     assert aggregate["failed_vms"] == 5
+    evidence = (outcome.results / "failed-vms_boot-storm_20-vms.txt").read_text()
+    assert set(re.findall(r"== \S+/(rhel-\d{5})", evidence)) == {each.partition(":")[0] for each in named}
+    assert evidence.count(" Started VirtualMachineInstance/rhel-") == 5 and evidence.count('"msg":"Domain started."') == 5
 
 
 def test_an_objective_that_no_selected_test_checks_breaks_the_run_all_the_same(scale):

@@ -119,6 +119,14 @@ def test_what_the_clock_cannot_tell_is_no_regression():
     assert those(found(replace(now, time_rate=1.0), replace(before, time_rate=1.0)), Finding.REGRESSION)
 
 
+def test_stamps_that_came_late_are_no_regression():
+    """A machine that was too busy to look says so by the objects' own timestamps."""
+    before, late = make_measurement([60.0 + each / 10 for each in range(300)]), make_measurement([68.0 + each / 10 for each in range(300)])
+    assert "time_to_ssh_seconds p90" in those(found(late, before), Finding.REGRESSION)
+    busy = replace(late, details={**late.details, "object_skew_seconds": {"min": 0.0, "mean": 5.0, "max": 10.0, "count": 900}})
+    assert not those(found(busy, before), Finding.REGRESSION)
+
+
 def test_more_failures_are_a_regression_and_so_is_a_percentile_that_falls_on_them():
     worse = those(found(storm(1, failed=60), storm(0)), Finding.REGRESSION)
     assert {"failed_percent value", "time_to_ssh_seconds p99"} <= worse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -96,6 +97,20 @@ def test_options_in_the_text_exist(page):
     commands_own = {"--forget-edits", "--markdown", "--detach", "--state-dir", "--workers", "--runs"}
     found = {option for span in re.findall(r"`(--[^`]+)`", page.read_text()) for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
     assert found <= OURS | of_oc | pytests | commands_own
+
+
+def test_fixtures_that_a_suite_is_written_with_exist():
+    page = (ROOT / "docs" / "suite.md").read_text()
+    table = page.split("| fixture | what |")[1].split("\n\n")[0]
+    named = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1] if row else "")}
+    used = {name for arguments in re.findall(r"def test_\w+\(self, ([\w, ]+)\)", page) for name in arguments.split(", ")}
+    defined = {
+        node.name
+        for path in (ROOT / "fixtures").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and any("fixture" in ast.unparse(each) for each in node.decorator_list)
+    }
+    assert len(named) >= 10 and used and named | used <= defined
 
 
 def judged() -> set[str]:

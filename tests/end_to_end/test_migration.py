@@ -184,3 +184,56 @@ def test_what_blocks_a_drain_is_named_at_the_deadline(started, tmp_path):
     assert f"VM {name} on" in why and "VMI uses a PCI host devices" in why and "held by the disruption budget vmscale-m4-migration-0/tight" in why
     assert found["every_vm_moved"]["verdict"] == "fail" and "cannot be live migrated: VMI uses a PCI host devices" in found["every_vm_moved"]["why"]
     assert found["failures"]["verdict"] == "pass"
+
+
+def test_a_node_that_does_not_come_back_is_named_and_nothing_else_is_lost(scale):
+    outcome = scale("-m", "not latency", *SMALL, "--sim-workers", "6", "--sim-speed", "300", "--sim-fault", "node-stays-down=1", "--deadline", "1800",
+                    "--provision-deadline", "20m", suite=SUITE)  # fmt: skip
+    assert outcome.code == 1, outcome.out + outcome.err
+    found = objectives(outcome)
+    lost = [node["name"] for node in outcome.json("migration_results.json")["details"]["nodes"] if node["ready_seconds"] is None]
+    assert len(lost) == 1 and f"node {lost[0]} is not Ready since" in found["zone_duration"]["why"]
+    failed = {name for name, each in found.items() if each["verdict"] not in ("pass", "reported")}
+    assert failed == {"zone_duration", "node_wait"} and all(f"node {lost[0]}" in found[name]["why"] for name in failed)
+    assert f"node {lost[0]} is not Ready since" in outcome.out.replace("\n", " ")
+
+
+@pytest.mark.parametrize("trigger", ["drain", "vmim"])
+def test_clusters_without_machine_configs_drain_through_the_api_or_ask_for_each_migration(scale, trigger):
+    mix = ("--vm-mix", "rhel=4,windows=2") if trigger == "vmim" else ("--migration-pods", "9")
+    outcome = scale(
+        "-m", "not latency", "--vms", "6", *mix, "--migration-trigger", trigger, "--allow-disruptive", "--sim-workers", "6", "--sim-speed", "150", suite=SUITE
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.out + outcome.err
+    results = outcome.json("migration_results.json")
+    assert results["details"]["trigger"] == trigger and {each["status"] for each in results["records"]} == {"Success"}
+    assert all(each["node"] != each["node_before"] for each in results["records"])
+    nodes = results["details"]["nodes"]
+    if trigger == "drain":
+        assert results["details"]["pods"]["back"] >= 9 and all(each["drained_seconds"] > each["cordoned_seconds"] for each in nodes)
+    else:
+        assert not any(each["cordoned_seconds"] for each in nodes) and results["details"]["pods"] is None
+    assert outcome.json("verdict.json")["verdict"] == "pass" and results["cleanup"]["status"] == "Success"
+
+
+def test_a_fleet_that_cannot_leave_its_zone_is_found_before_the_trigger(scale):
+    """Its disks are for one node at a time: KubeVirt would not migrate it, and the drain would wait for ever."""
+    Path("rwo.yaml").write_text("storage: {access_mode: ReadWriteOnce, volume_mode: Block}\n")
+    outcome = scale(
+        "-m", "not latency", "--vms", "3", "--vm-mix", "rhel=3", "--migration-pods", "0", "--allow-disruptive", "--sim-workers", "6", "--vmscale-config", "rwo.yaml",
+        suite=SUITE,
+    )  # fmt: skip
+    assert outcome.code == 10, outcome.out + outcome.err
+    (why,) = outcome.json("verdict.json")["why"]
+    assert "cannot be live migrated" in why and "vmscale-" in why
+    assert not list(outcome.results.glob("migration_*"))
+
+
+def test_a_cluster_that_is_not_this_runs_own_is_not_touched_without_permission(scale, tmp_path):
+    """A kubeconfig of some other cluster: the run ends before it has sent anything, and says which option would let it."""
+    kubeconfig = tmp_path / "other"
+    kubeconfig.write_text(json.dumps({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}], "users": [{"name": "u", "user": {"token": "t"}}]}))  # fmt: skip
+    outcome = scale(f"--kubeconfig={kubeconfig}", "--vms", "6", "-m", "migration", suite=SUITE)
+    assert outcome.code == 4 and outcome.nothing_started and "give --allow-disruptive" in outcome.out + outcome.err

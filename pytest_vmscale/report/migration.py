@@ -271,8 +271,8 @@ def in_flight(measurement: Measurement, subtitle: str = "") -> Figure | None:
     below.set_ylim(bottom=0)
     _marks(above, details, None)
     _minutes(below)
-    legend(above, "upper right")
-    legend(below, "upper right")
+    for axes in (above, below):
+        axes.legend(fontsize=8, framealpha=0.9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

@@ -148,7 +148,10 @@ def latency_over_time(measurement: Measurement, subtitle: str = "") -> Figure | 
             axes.axvspan(start / 60, end / 60, color=GREEN, alpha=0.12, label="" if index or axes is below else "VMs are migrated")
         below.text(start / 60, 0.3, f" {load}", fontsize=8, va="bottom")
     above.set_ylabel("microseconds")
-    above.set_ylim(bottom=0)
+    above.set_yscale("log")  # at one I/O a second a VM's own switchover is most of its mean
+    above.yaxis.set_major_formatter(_plain())
+    above.yaxis.set_minor_formatter(_plain())
+    above.tick_params(axis="y", which="both", labelsize=8)
     curve = details.get("in_flight") or []
     below.step([each[0] / 60 for each in curve], [each[1] for each in curve], where="post", color=BLUE, linewidth=1, label="under way")
     limit = (details.get("limits") or {}).get("per_cluster")
@@ -161,6 +164,13 @@ def latency_over_time(measurement: Measurement, subtitle: str = "") -> Figure | 
     above.legend(fontsize=8, framealpha=0.9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     below.legend(fontsize=8, framealpha=0.9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _plain() -> Any:
+    """Numbers on a logarithmic axis as numbers, those of one leading digit 1 to 5."""
+    from matplotlib.ticker import FuncFormatter
+
+    return FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "12345" else "")
 
 
 def gaps(measurement: Measurement, subtitle: str = "") -> Figure | None:

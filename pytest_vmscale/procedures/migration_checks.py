@@ -13,8 +13,8 @@ import msgspec
 from ..cluster.requests import ApiError, Cluster, Object
 from ..cluster.watch import Meta, Projection
 from ..model import Fleet
-from .movements import FINAL, MIGRATIONS
-from .vmi import VMIS, Condition
+from .movements import FINAL
+from .vmi import MIGRATIONS, VMIS, Condition
 
 PODS, NODES = "/api/v1/pods", "/api/v1/nodes"
 BUDGETS = "/apis/policy/v1/poddisruptionbudgets"

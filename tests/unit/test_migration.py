@@ -14,7 +14,8 @@ from pytest_vmscale.procedures.fillers import Fillers, FillerWatch
 from pytest_vmscale.procedures.fillers import Pod as FillerPod
 from pytest_vmscale.procedures.migration import _covered
 from pytest_vmscale.procedures.migration_checks import Pod, Site, amount, away, blocking, budgets_of, cramped, selects
-from pytest_vmscale.procedures.movements import Launcher, Migration, Movements, MovingVmi
+from pytest_vmscale.procedures.movements import Movements
+from pytest_vmscale.procedures.vmi import Launcher, Migration, MovingVmi
 
 EPOCH = 1_700_000_000.0
 RHEL, FEDORA = Guest("ns", "rhel-00000", "rhel", 0), Guest("ns", "fedora-00001", "fedora", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def test_every_load_is_taken_without_migrations_and_with_them_and_none_is_under_
     timed = schedule(RATES, SECONDS, ramp_seconds=10, block_bytes=4096)
     assert [each.job.name for each in timed] == list(MigrationLoadRecord.PHASES)
     assert [(each.job.iops, each.job.runtime_seconds, each.job.access) for each in timed[:4]] == [(1, 310, "read"), (1, 310, "write"), (1000, 60, "read"), (1000, 60, "write")]
-    gaps = [after.at_seconds - before.end_seconds for before, after in zip(timed, timed[1:], strict=False)]
+    gaps = [after.at_seconds - before.end_seconds for before, after in pairwise(timed)]
     assert gaps == [10, QUIET_SECONDS, 10, QUIET_SECONDS, 10, QUIET_SECONDS, 10]
     spans = moving_spans(timed)
     assert spans["baseline"] == (timed[4].at_seconds, timed[5].end_seconds) and spans["workload"] == (timed[6].at_seconds, timed[7].end_seconds)

@@ -12,6 +12,7 @@ import yaml
 from pytest_vmscale import options
 from pytest_vmscale.cluster.journal import read_journal
 from pytest_vmscale.cluster.review import missing
+from pytest_vmscale.plan import plan
 from pytest_vmscale.rights import FACTS, IMAGES, Right, rights, sentences
 from pytest_vmscale.run import Run
 from pytest_vmscale.scenarios import ALL, Scenario
@@ -96,6 +97,16 @@ def test_every_account_has_the_roles_that_all_suites_share():
 def test_no_role_reads_secrets(suite):
     verbs = {each.verb for each in granted(*SHARED, suite) if each.resource == "secrets"}
     assert verbs == {"create"}
+
+
+def test_a_plan_tells_them(pytester):
+    run = Run(options.settings(pytester.parseconfig("--vms=5", "--ssh-via=port-forward")), load_profile("reference"))
+    run.select(["bootstorm"])
+    told = list(plan(run))
+    needs = told[told.index("Would need to be allowed to") + 1 : told.index("Would measure") - 1]
+    assert "  create, get, update leases.coordination.k8s.io in the namespace default" in needs
+    assert "  get virtualmachineinstances/portforward.subresources.kubevirt.io" in needs
+    assert not any("virtualmachines/stop" in each for each in needs)  # one storm stops nothing
 
 
 def test_rights_are_told_by_resource():

@@ -236,10 +236,9 @@ class _Work:
     def _details(self, records: Sequence[MigrationRecord]) -> dict[str, Any]:
         assert self.trigger is not None
         moves = self.movements
-        moved = [vm.moved.at for vm in moves.vms.values() if vm.moved]
-        off = self._at(max(moved)) if moved and len(moved) == len(moves.vms) else None
         pool = self.nodes.pool_times(self.area.pool) if self.area.pool else None
         nodes = self._nodes()
+        off = self._vms_off()
         zone_seconds = self._zone_seconds(off, nodes)
         draining = None if self.trigger.name == "vmim" else _covered([(each.cordoned_seconds, each.drained_seconds) for each in nodes])
         return {
@@ -264,6 +263,12 @@ class _Work:
             "measured_seconds": self._at(self.clock.now()),
             "finished": self.ended is not None,
         }
+
+    def _vms_off(self) -> float | None:
+        """When the last VM left a node of the area, whether it was its first one or one of the others, for a while; None if one has not left."""
+        vms = self.movements.vms.values()
+        departures = [at for vm in vms for at, node in vm.departures if node in self.area.nodes]
+        return self._at(max(departures)) if departures and all(vm.left for vm in vms) else None
 
     def _zone_seconds(self, off: float | None, nodes: Sequence[NodeRecord]) -> float | None:
         """From t0 until the zone is done: its pool Updated; all its nodes drained; or, where only VMs were moved, the last one's arrival."""

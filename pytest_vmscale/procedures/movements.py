@@ -75,6 +75,8 @@ class Moving:
     requested: Stamp | None = None  # the first time
     evictions: dict[str, Stamp] = field(default_factory=dict)  # of a VM that is not migrated: of the launcher pods of its VMIs, by their uids
     moved: Stamp | None = None  # it runs on another node than its first
+    runs_on: str = ""  # the node that it last ran on
+    departures: list[tuple[float, str]] = field(default_factory=list)  # when it ran on another node than this one
     attempts: dict[str, Attempt] = field(default_factory=dict)  # by uid
     restarts: list[Restart] = field(default_factory=list)
     unexpected: int = 0  # restarts that its eviction strategy does not have
@@ -151,7 +153,7 @@ class Movements:
             if vmi is None or vmi.status.phase != "Running" or not vmi.status.nodeName:
                 raise ClusterError(f"{guest.key} does not run: what becomes of it cannot be measured")
             node = vmi.status.nodeName
-            self.vms[guest.key] = Moving(guest, self._moves_by[guest.key], vmi.metadata.uid, node, node, vmi.not_migratable)
+            self.vms[guest.key] = Moving(guest, self._moves_by[guest.key], vmi.metadata.uid, node, node, vmi.not_migratable, runs_on=node)
 
     def asked(self, key: str, at: float) -> None:
         """The run itself asks for this VM's migration, now (cluster time)."""
@@ -199,8 +201,11 @@ class Movements:
         if status.migrationState and status.migrationState.migrationUid:
             self._on_state(vm, status.migrationState, event)
         vm.node = status.nodeName or vm.node
-        if vm.moved is None and vm.phase == "Running" and vm.node != vm.first_node:
-            vm.moved = self._stamp(event)
+        if vm.phase == "Running" and vm.node != vm.runs_on:
+            stamp = self._stamp(event)
+            vm.departures.append((stamp.at, vm.runs_on))
+            vm.runs_on = vm.node
+            vm.moved = vm.moved or stamp
 
     def _replaced(self, vm: Moving, vmi: MovingVmi) -> None:
         """The VM has a new VMI: it was restarted."""

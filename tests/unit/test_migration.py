@@ -156,6 +156,16 @@ def test_a_vm_that_is_gone_still_there_or_cannot_leave_says_so():
     assert seen.record(RHEL).error == "its VMI is gone" and seen.record(RHEL).node is None
 
 
+def test_a_vm_that_moves_on_leaves_two_nodes():
+    seen = Seen()
+    seen.live_migrate(10.0, "m1", "a", "b")
+    seen.live_migrate(200.0, "m2", "b", "c")
+    vm = seen.movements.vms[RHEL.key]
+    assert [(at - EPOCH, node) for at, node in vm.departures] == [(39.0, "a"), (229.0, "b")]
+    record = seen.record(RHEL)
+    assert (record.migrations, record.node, record.time_to_moved_seconds) == (2, "c", 29.0) and record.migration_duration_seconds == pytest.approx(12.0)
+
+
 def test_migrations_under_way_are_counted_from_each_node():
     seen = Seen()
     for index in range(3):

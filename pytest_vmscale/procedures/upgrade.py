@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,8 @@ PROGRESS_WALL_SECONDS = 0.5
 BACK_SECONDS = 300.0
 # A payload that was refused is asked for again and again by the cluster itself; after so long it is taken for refused.
 REFUSED_SECONDS = 600.0
+# Pools in which no node has become ready, updated or unavailable for so long have come to a stand (cluster time).
+POOL_SECONDS = 3600.0
 PROBED_OBJECT = "vmscale-upgrade-probe"
 
 
@@ -142,7 +145,7 @@ class _Upgrade:
                 tasks = await self._ask(asker, on_progress)
                 await self._until(self._over, tasks, self.deadline)
                 if self.version.times.completed_seconds is not None and wait_for_pools:
-                    await self._until(lambda: all(pool.updated for pool in self.nodes.pools.values()), tasks, self.deadline)
+                    await self._until(self._pools_over, tasks, math.inf)
                 self.ended = self.clock.now()
                 await self._until(self._all_back, tasks, self.at(self.ended) + BACK_SECONDS)
                 self.looked = self.clock.now()
@@ -196,6 +199,12 @@ class _Upgrade:
         times = self.version.times
         refused = times.refused_seconds is not None and self.at(self.clock.now()) - times.refused_seconds > REFUSED_SECONDS
         return times.completed_seconds is not None or refused or bool(times.superseded)
+
+    def _pools_over(self) -> bool:
+        """All pools are updated, or nothing goes on in them any more. How long it takes depends on their nodes."""
+        done = self.version.times.completed_seconds or 0.0
+        last = max((counts[-1][0] for name in self.nodes.pools if (counts := self.nodes.pool_times(name).counts)), default=done)
+        return all(pool.updated for pool in self.nodes.pools.values()) or self.at(self.clock.now()) - max(done, last) > POOL_SECONDS
 
     def _all_back(self) -> bool:
         """No VM is down that was so when the upgrade ended. Nodes may go on to be drained, and VMs to be restarted with them."""

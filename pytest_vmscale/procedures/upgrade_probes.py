@@ -207,10 +207,15 @@ class GuestProbes:
             probe.target = replace(probe.target, address=address)
 
     async def run(self) -> None:
-        """Until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for index, each in enumerate(self.probes.values()):
-                group.create_task(self._follow(each, index / len(self.probes) * self.interval_seconds))
+        """Until cancelled. ClusterError if the route itself is refused to us."""
+        between = self.interval_seconds / len(self.probes)
+        tasks = [asyncio.create_task(self._follow(each, index * between)) for index, each in enumerate(self.probes.values())]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, guest: GuestProbe, first_after: float) -> None:
         await self._clock.sleep(first_after)

@@ -240,14 +240,15 @@ def _validate(path: Path) -> int:
     if path.suffix == ".json":
         return _validate_results(path)
     from . import yamlfile
+    from .scenarios import ALL, check_profile
     from .settings import SettingsError, load_site
     from .slo.profile import ProfileError, load_profile
 
     try:
         data, _ = yamlfile.read(path)
-        is_profile = isinstance(data, dict) and ("bootstorm" in data or "extends" in data)
+        is_profile = isinstance(data, dict) and bool({"extends", "objectives", *(each.prefix for each in ALL)} & set(data))
         if is_profile:
-            load_profile(path)
+            check_profile(load_profile(path))
         else:
             load_site(path)
     except (yamlfile.FileError, SettingsError, ProfileError) as error:
@@ -307,7 +308,7 @@ def _compare(options: argparse.Namespace) -> int:
     """Exit code 1: there is a regression. 11: something could not be compared."""
     from .report import comparison
     from .report.offline import comparison_page
-    from .report.saved import SavedError, load_baseline
+    from .report.saved import SavedError, check_each_is_another, load_baseline
 
     *earlier, last = options.runs
     if not earlier:
@@ -316,6 +317,7 @@ def _compare(options: argparse.Namespace) -> int:
         raise CommandError(f"--regression-tolerance {options.regression_tolerance:g}: must be at least 0", BAD_INPUT)
     try:
         before, now = load_baseline(earlier), load_baseline([last])
+        check_each_is_another([*before, *now])
     except SavedError as error:
         raise CommandError(str(error), BAD_INPUT) from None
     taken = [(each.measurement, each.conditions) for each in now]

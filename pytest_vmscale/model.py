@@ -92,6 +92,8 @@ class Record:
     # More is better: of the metrics, or of FIGURES, which are those of the measurement's details that runs are compared by.
     HIGHER_IS_BETTER: ClassVar[tuple[str, ...]] = ()
     FIGURES: ClassVar[tuple[str, ...]] = ()
+    # Numbers among the measurement's parameters that say how large it was: references may be given by them.
+    SIZES: ClassVar[tuple[str, ...]] = ("vms",)
     # Its times are stamps of the measuring machine's clock, which are late when it is busy. False: the guests measure them.
     STAMPED: ClassVar[bool] = True
 
@@ -186,6 +188,7 @@ class LatencyRecord(Record):
     late_seconds: the most that one of its runs began after the barrier.
     """
 
+    SIZES = ("vms", "nodes", "vms_per_node")
     STAMPED = False
     LOADS = ("baseline", "workload")
     DIRECTIONS = ("read", "write")
@@ -291,6 +294,7 @@ class MigrationRecord(Record):
     )
     OUTCOME = "time_to_moved_seconds"
     FIGURES = ("vms_off_seconds", "drain_seconds", "node_wait_seconds")
+    SIZES = ("vms", "zone_nodes", "pods")
 
     moves_by: str
     node_before: str | None = None

@@ -67,7 +67,17 @@ def load_baseline(paths: Iterable[Path]) -> list[Saved]:
             raise SavedError(f"{each.path}: was cut short ({each.measurement.incomplete_reason or 'no reason given'}): it is no baseline")
         if not each.measurement.size:
             raise SavedError(f"{each.path}: has no records: it is no baseline")
+    check_each_is_another(found)
     return found
+
+
+def check_each_is_another(found: Iterable[Saved]) -> None:
+    """A run that is counted twice tells nothing of the noise. SavedError."""
+    first: dict[tuple[str, str, str], Saved] = {}
+    for each in found:
+        same = first.setdefault((each.run_id, each.measurement.scenario, each.measurement.scope), each)
+        if same is not each:
+            raise SavedError(f"{each.path}: is given twice (as {same.path})")
 
 
 def _of(path: Path) -> list[Saved]:

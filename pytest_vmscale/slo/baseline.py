@@ -206,7 +206,7 @@ def _metric_changes(metric: str, now: Measurement, before: Sequence[Measurement]
 
     mine, theirs = _values(now, metric, lower_is_better), [_values(each, metric, lower_is_better) for each in before]
     pooled = np.sort(np.concatenate(theirs))
-    if not np.isfinite(mine).any() and not np.isfinite(pooled).any():
+    if not mine.size or not min(each.size for each in theirs) or not (np.isfinite(mine).any() or np.isfinite(pooled).any()):
         return []
     p = _rank_p(mine, pooled)
     stamped = metric.endswith("_seconds") and bool(now.records) and now.records[0].STAMPED
@@ -306,7 +306,7 @@ def _judge(raw: _Raw, tolerance_percent: float, chance: float) -> Change:
 
 
 def _values(measurement: Measurement, metric: str, lower_is_better: bool) -> Values:
-    """Ascending. A VM without a value has the worst there is: it is not left out."""
+    """Ascending. A VM without a value has the worst there is: it is not left out, unless its kind has no such metric."""
     import numpy as np
 
     worst = math.inf if lower_is_better else -math.inf

@@ -15,6 +15,7 @@ from pytest_vmscale.slo.objectives import at_least, at_most, trouble_of
 from pytest_vmscale.slo.reference import reference_at
 
 Severity = Literal["gate", "report"]
+WORKERS = "workers"  # of the cluster: a size that every scenario has
 DURATION = "duration_seconds"  # of the whole scenario, beside the records' metrics and FIGURES
 # What a metric's name ends in, and the units that it may be written in: each is so many of the metric's own.
 UNITS: Mapping[str, Mapping[str, float]] = {
@@ -28,7 +29,8 @@ _QUANTITY = re.compile(r"(-?\d+(?:\.\d+)?)\s*([A-Za-z%/]+)")
 
 class OwnObjective(BaseModel):
     """`limit`: absolute, as "120 s"; or `reference`: by size, as {100: "102 s", 1000: "1065 s"}, straight lines between, to which the
-    tolerance is added (for rates, where more is better, it is taken off). `by`: what the sizes count.
+    tolerance is added (for rates, where more is better, it is taken off). `by`: what the sizes count: vms, the cluster's workers, or
+    what else the scenario has a size by.
     `severity` report: never fails a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -39,7 +41,7 @@ class OwnObjective(BaseModel):
     os: str | None = None  # of these VMs only
     limit: str | None = None
     reference: dict[Annotated[int, Field(gt=0)], str] | None = None
-    by: Literal["vms", "workers"] = "vms"
+    by: str = "vms"
     tolerance_percent: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: the profile's
     severity: Severity = "gate"
     source: Annotated[str, Field(min_length=1)]
@@ -70,6 +72,8 @@ class OwnObjective(BaseModel):
             return f"statistic: {self.statistic} is none of {self.metric}; it must be {wanted}"
         if self.os is not None and self.metric in figures:
             return f"os: {self.metric} is the whole run's"
+        if self.by not in (*kind.SIZES, WORKERS):
+            return f"by: {self.by!r} is no size of the scenario; it has {', '.join([*kind.SIZES, WORKERS])}"
         units = _units(self.metric)
         for text in [self.limit] if self.limit is not None else (self.reference or {}).values():
             match = _QUANTITY.fullmatch(text or "")
@@ -97,16 +101,17 @@ def _judge(id: str, wanted: OwnObjective, measurement: Measurement, tolerance_pe
     if wanted.limit is not None:
         limit, how = _number(wanted.limit, wanted.metric) / factor, "absolute"
     else:
-        size = measurement.size if wanted.by == "vms" else workers
+        size = workers if wanted.by == WORKERS else measurement.parameters.get(wanted.by)
+        by = wanted.by.replace("_", " ")
         points = {at: _number(text, wanted.metric) for at, text in (wanted.reference or {}).items()}
         found = None if size is None else reference_at(points, size)
         tolerance = tolerance_percent if wanted.tolerance_percent is None else wanted.tolerance_percent
         if found is None:
-            trouble = trouble or f"the profile has no reference for {'an unknown number of' if size is None else size} {wanted.by}"
+            trouble = trouble or f"the profile has no reference for {'an unknown number of' if size is None else size} {by}"
         else:
             reference = found.seconds / factor
             limit = reference * (1 - tolerance / 100 if more_is_better else 1 + tolerance / 100)
-            how = f"{found.how} at {size} {wanted.by} {'-' if more_is_better else '+'} {tolerance:g} %"
+            how = f"{found.how} at {size} {by} {'-' if more_is_better else '+'} {tolerance:g} %"
     title = wanted.title or _title(wanted)
     shown = None if value is None else value / factor
     text = None if shown is None else f"{shown:.4g} {unit}" if abs(shown) < 10 else f"{shown:.1f} {unit}"
@@ -144,10 +149,10 @@ def _value(wanted: OwnObjective, measurement: Measurement, more_is_better: bool)
         return float(value), ""
     records = [each for each in measurement.records if wanted.os in (None, each.os) and each.applies(wanted.metric)]
     if not records:
-        return None, f"no {wanted.os} VM was measured"
+        return None, f"no {f'{wanted.os} ' if wanted.os else ''}VM was measured that has it"
     worst = -math.inf if more_is_better else math.inf
     values = sorted(worst if (value := each.value(wanted.metric)) is None else value for each in records)
-    if not any(map(math.isfinite, values)) and not measurement.failed:
+    if not any(map(math.isfinite, values)) and all(each.succeeded for each in records):
         return None, f"{wanted.metric} was not measured"
     if wanted.statistic == "mean":
         value = sum(values) / len(values)

@@ -271,6 +271,9 @@ def test_what_is_no_baseline(saved, tmp_path):
         load([tmp_path])
     with pytest.raises(SavedError, match="No such file"):
         load([tmp_path / "gone.json"])
+    whole = saved(storm(0, 10), "whole")
+    with pytest.raises(SavedError, match="boot-storm-10_results.json: is given twice"):
+        load_baseline([whole, next(whole.glob("*_results.json"))])
     cut = saved(replace(storm(0, 10), complete=False, incomplete_reason="interrupted"))
     with pytest.raises(SavedError, match=r"was cut short \(interrupted\)"):
         load_baseline([cut])

@@ -67,6 +67,15 @@ def test_a_reference_by_size_has_the_tolerance_and_a_line_between_its_points(pro
     )
 
 
+def test_a_reference_by_another_size_of_the_scenario_says_so(profile):
+    text = HEAD + GOOD.replace("bootstorm.", "migration.").replace("time_to_ssh", "migration_duration").replace("    os: rhel\n", "")
+    text = text.replace("limit: 2 min", 'reference: {10: "100 s", 30: "200 s"}\n    by: zone_nodes')
+    (wanted,) = profile(text).objectives.values()
+    assert wanted.by == "zone_nodes"
+    storm = profile(HEAD + GOOD.replace("    os: rhel\n", "").replace("limit: 2 min", 'reference: {10: "100 s", 30: "200 s"}'))
+    assert own(storm, make_storm(20, 150.0)).how == "interpolated at 20 vms + 10 %"
+
+
 def test_of_a_rate_the_limit_is_the_least():
     from pytest_vmscale.slo.own import OwnObjective
 
@@ -84,7 +93,7 @@ def test_what_was_not_measured_is_never_a_pass(profile):
     judged = own(found, make_measurement([60.0, None, 60.0, 60.0]))
     assert judged.outcome is Outcome.FAIL and judged.measured_text == "> 3600 s"
     judged = own(profile(HEAD + GOOD.replace("os: rhel", "os: sles")), make_measurement([60.0] * 4))
-    assert judged.outcome is Outcome.INCONCLUSIVE and judged.why == "no sles VM was measured"
+    assert judged.outcome is Outcome.INCONCLUSIVE and judged.why == "no sles VM was measured that has it"
     blank = make_measurement([60.0] * 4)
     blank = replace(blank, records=tuple(replace(each, time_to_vmi_ready_seconds=None) for each in blank.records))
     judged = own(profile(HEAD + GOOD.replace("time_to_ssh", "time_to_vmi_ready")), blank)
@@ -117,6 +126,7 @@ def test_severity_report_breaks_nothing_and_says_so(profile):
         (HEAD + GOOD.replace("    limit: 2 min\n", ""), "mine.yaml:3: objectives.bootstorm.rhel_p90: give exactly one of limit and reference"),
         (HEAD + GOOD.replace("    source: our contract\n", ""), "mine.yaml:3: objectives.bootstorm.rhel_p90.source: is missing"),
         (HEAD + GOOD.replace("    os", "    oss"), "mine.yaml:6: objectives.bootstorm.rhel_p90.oss: is no key of a profile"),
+        (HEAD + GOOD.replace("limit: 2 min", 'reference: {9: "1 s"}\n    by: zone_nodes'), "mine.yaml:3: objectives.bootstorm.rhel_p90: by: 'zone_nodes' is no size of the scenario; it has vms, workers"),
         ("extends: reference\nseverity: {bootstorm.durration: report}\n", "mine.yaml:2: severity.bootstorm.durration: there is no such objective; did you mean bootstorm.duration?"),
         ("extends: reference\nseverity: {bootstorm.duration: warn}\n", "mine.yaml:2: severity.bootstorm.duration: "),
         ("extends: reference\nwhere: {}\n", "mine.yaml:2: where: is no key of a profile"),

@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 CONNECTIONS = 16
 CLOCK_SAMPLES = 3
+LOOP_TURNS = 5  # of the event loop, until a line that has arrived has been read
 # The barrier lies so far ahead: a second, and this multiple of what the pace so far says that it takes to reach all guests. If it passes
 # before all have been reached, nothing has been measured yet: all begin again, with a later one.
 LEAD_WALL_SECONDS = 1.0
@@ -168,14 +169,15 @@ class Workload:
         return failed
 
     async def lay_out(self, dataset: Dataset, deadline_seconds: float, keys: Iterable[str] | None = None) -> dict[str, Trouble]:
-        """Write the dataset in each guest, all at once. Returns the guests where that failed. deadline_seconds: cluster time."""
+        """Write the dataset in each guest, all at once. Returns the guests where that failed. deadline_seconds: cluster time, from when
+        all have been asked once."""
 
         def begin(key: str, client: SSHClient) -> None:
             detached.forget_layout(client)
             detached.start(client, render_layout(dataset), f"0 {LAYOUT}\n")
 
         begun = await self._each("begun to lay out", keys, begin, tries=TRIES)
-        failed, give_up = _troubles(begun), self._clock.now() + deadline_seconds
+        failed, give_up = _troubles(begun), None
         waiting, pause = [key for key in begun if key not in failed], RETRY_SECONDS
         for tries in itertools.count(1):
             looks = await self._each("laid out", waiting, lambda key, client: detached.laid_out(client), quiet=True)
@@ -183,6 +185,7 @@ class Workload:
             failed.update({key: look for key, look in _troubles(looks).items() if not look.passing})
             waiting = [key for key, look in looks.items() if look is False or (isinstance(look, Trouble) and look.passing)]
             self._tell("laid out", len(begun) - len(waiting), len(begun))
+            give_up = self._clock.now() + deadline_seconds if give_up is None else give_up
             if self._clock.now() >= give_up:
                 late = Trouble(f"the dataset was not laid out within {deadline_seconds:.0f} s")
                 ended = [key for key in waiting if looks[key] is False or tries >= TRIES]
@@ -204,11 +207,11 @@ class Workload:
             raise ValueError(f"jobs need names of their own, not {', '.join(names) or 'none at all'}")
         jobs = "\n".join(render_job(each.job) for each in timed)
         chosen = list(self.hosts if keys is None else keys)
-        pace = self._wall_each
+        pace, loop = self._wall_each, asyncio.get_running_loop()
         for tries in range(1, BARRIER_TRIES + 1):
             epoch = self._clock.now() + self._clock.rate * (LEAD_WALL_SECONDS + LEAD_FACTOR * pace * len(chosen))
             began = time.monotonic()
-            found = await self._each("started", chosen, lambda key, client: self._begin(client, epoch, jobs, timed), tries=TRIES)  # noqa: B023
+            found = await self._each("started", chosen, lambda key, client: self._begin(client, loop, epoch, jobs, timed), tries=TRIES)  # noqa: B023
             # Guests that were handed their jobs late enough to begin late.
             if tries == BARRIER_TRIES or self._clock.now() <= epoch + max(timed[0].job.ramp_seconds, LATE_SECONDS):
                 break
@@ -216,21 +219,26 @@ class Workload:
         runs = {key: GuestRun(key, error=each.why) if isinstance(each, Trouble) else GuestRun(key, each) for key, each in found.items()}
         return Barrier(epoch, tuple(timed), runs, tries)
 
-    def _begin(self, client: SSHClient, epoch: float, jobs: str, timed: Sequence[Timed]) -> Offset:
-        """Compare the guest's clock, and have it wait for the barrier by it."""
-        offset = self._compare_clock(client)
+    def _begin(self, client: SSHClient, loop: asyncio.AbstractEventLoop, epoch: float, jobs: str, timed: Sequence[Timed]) -> Offset:
+        """Compare the guest's clock, and have it wait for the barrier by it. On a thread; `loop` is the other one's."""
+        offset = self._compare_clock(client, loop)
         schedule = "".join(f"{round((epoch + offset.seconds + each.at_seconds) * 1e9)} {each.job.name}\n" for each in timed)
         detached.start(client, jobs, schedule)
         return offset
 
-    def _compare_clock(self, client: SSHClient) -> Offset:
+    def _compare_clock(self, client: SSHClient, loop: asyncio.AbstractEventLoop) -> Offset:
         """The best of several round trips: the guest read its clock between the two stamps of ours."""
-        found = []
+        read = []
         for _ in range(CLOCK_SAMPLES):
-            sent = self._clock.now()
+            sent = time.monotonic()
             epoch = detached.epoch(client)
-            back = self._clock.now()
-            found.append(Offset(epoch - (sent + back) / 2, (back - sent) / 2))
+            read.append((sent, epoch, time.monotonic()))
+        # The embedded cluster's time may have stood still meanwhile: what tells our clock of it must have been read before it is asked.
+        asyncio.run_coroutine_threadsafe(_turns(LOOP_TURNS), loop).result(LOGIN_WALL_SECONDS)
+        found = []
+        for sent, epoch, back in read:
+            before, after = self._clock.at(sent), self._clock.at(back)
+            found.append(Offset(epoch - (before + after) / 2, (after - before) / 2))
         return min(found, key=lambda offset: offset.bound_seconds)
 
     async def wait(self, barrier: Barrier, tick: Callable[[float], None] | None = None) -> None:
@@ -243,8 +251,8 @@ class Workload:
 
     async def fetch(self, barrier: Barrier, deadline_seconds: float) -> Mapping[str, GuestRun]:
         """What came of all guests that were started. One that cannot be reached, or has not ended, is asked again until the deadline
-        (cluster seconds from now); what is missing then says why."""
-        give_up = self._clock.now() + deadline_seconds
+        (cluster seconds from when all have been asked once); what is missing then says why."""
+        give_up: float | None = None
         waiting = [key for key, run in barrier.runs.items() if run.error is None]
         total, pause = len(waiting), RETRY_SECONDS
         while waiting:
@@ -261,6 +269,7 @@ class Workload:
                 if unended := [each.job.name for each in barrier.timed if each.job.name not in run.jobs]:
                     missing[key] = f"{', '.join(unended)} had not ended"
             self._tell("fetched", total - len(missing), total)
+            give_up = self._clock.now() + deadline_seconds if give_up is None else give_up
             if self._clock.now() >= give_up:
                 for key in [key for key in missing if not isinstance(found[key], Trouble) or barrier.runs[key].tries >= TRIES]:
                     barrier.runs[key].error = f"no results within {deadline_seconds:.0f} s: {missing.pop(key)}"
@@ -334,6 +343,11 @@ class Workload:
         """Returns how long the next pause is to be."""
         await asyncio.sleep(max(RETRY_FLOOR_WALL_SECONDS, self._clock.wall(seconds)))
         return min(2 * seconds, RETRY_MOST_SECONDS)
+
+
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
 def _troubles(found: Mapping[str, object]) -> dict[str, Trouble]:

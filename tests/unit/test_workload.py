@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import pytest
 
 from pytest_vmscale.clock import Clock
 from pytest_vmscale.embedded import timing as profiles
-from pytest_vmscale.embedded.clock import SimClock
+from pytest_vmscale.embedded.clock import MOST_BEHIND_WALL_SECONDS, SimClock
 from pytest_vmscale.embedded.faults import Fault, Faults
 from pytest_vmscale.embedded.guest_ssh import Sshd
 from pytest_vmscale.embedded.guests import Guest, Guests, Volume
@@ -84,8 +85,15 @@ async def embedded_lane(
         Host(f"lab/{guest.name}", Target("lab", guest.name, guest.address, sshd.port), Credentials("cloud-user", folder / "key"))
         for guest in booted
     ]
+    clock = Clock(speed)
+
+    def follow() -> None:
+        clock.set(sim.speed, sim.epoch + sim.outside(), time.monotonic())
+
+    sim.on_change(follow)
+    follow()
     try:
-        yield Lane(hosts, Clock(speed, sim.epoch + sim.now()), 30, booted, sshd)
+        yield Lane(hosts, clock, 30, booted, sshd)
     finally:
         for guest in booted:
             guests.stop(guest.uid)
@@ -199,7 +207,9 @@ def test_all_start_on_the_barrier_whatever_their_clocks_say(tmp_path: Path) -> N
             runs = await workload.fetch(barrier, 60.0)
         for run, ahead in zip(runs.values(), (0.0, 100.0, -50.0)):
             offset = run.offset
-            assert isinstance(offset, Offset) and abs(offset.seconds - ahead) <= offset.bound_seconds + 0.01
+            # A moment's work takes the cluster no time: its own clock may be so far behind the one that tells of it.
+            behind = 2 * MOST_BEHIND_WALL_SECONDS * SPEED
+            assert isinstance(offset, Offset) and abs(offset.seconds - ahead) <= offset.bound_seconds + behind
             late = run.jobs["reads"].late_seconds
             assert late is not None and abs(late) <= 0.01
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from datetime import UTC, datetime
 
 
@@ -16,16 +17,24 @@ class Clock:
         if rate <= 0:
             raise ValueError(f"a clock's rate must be above 0, not {rate!r}")
         self.rate = rate
-        self._base_monotonic = time.monotonic() if monotonic is None else monotonic
-        self._base = time.time() if epoch is None else epoch
+        # From which stamp on, from which time, and how fast: what was stamped before a change is told by what held then.
+        self._pieces = [(time.monotonic() if monotonic is None else monotonic, time.time() if epoch is None else epoch, rate)]
+        self._was_set = False
+        self._latest = float("-inf")
 
     def now(self) -> float:
         """The cluster's Unix time. Monotonic: it never goes back, whatever the wall's clock does."""
-        return self.at(time.monotonic())
+        self._latest = max(self._latest, self.at(time.monotonic()))
+        return self._latest
 
     def at(self, monotonic: float) -> float:
         """The cluster's Unix time at this stamp of time.monotonic()."""
-        return self._base + (monotonic - self._base_monotonic) * self.rate
+        pieces = self._pieces
+        last = len(pieces) - 1
+        index = last if monotonic >= pieces[last][0] else max(0, bisect_right(pieces, monotonic, key=lambda piece: piece[0]) - 1)
+        start, epoch, rate = pieces[index]
+        at = epoch + (monotonic - start) * rate
+        return at if index == last else min(at, pieces[index + 1][1])  # time may have stood still at the end of it
 
     def wall(self, cluster_seconds: float) -> float:
         """How long that takes on the wall."""
@@ -33,7 +42,13 @@ class Clock:
 
     def set(self, rate: float, epoch: float, monotonic: float) -> None:
         """Go on at another rate, from this cluster time at this stamp of time.monotonic()."""
-        self.rate, self._base, self._base_monotonic = rate, epoch, monotonic
+        if not self._was_set:  # what was assumed until now was another clock's
+            self._was_set, self._latest, self._pieces = True, float("-inf"), [(monotonic, epoch, rate)]
+        elif monotonic > self._pieces[-1][0]:
+            self._pieces.append((monotonic, epoch, rate))
+        else:
+            self._pieces = [*(piece for piece in self._pieces if piece[0] < monotonic), (monotonic, epoch, rate)]
+        self.rate = rate
 
     async def sleep(self, cluster_seconds: float) -> None:
         await asyncio.sleep(self.wall(max(0.0, cluster_seconds)))

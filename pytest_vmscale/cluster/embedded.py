@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import queue
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from .requests import Cluster, Object
 START_WALL_SECONDS = 60.0
 STOP_WALL_SECONDS = 10.0
 CLOCK_PATH = "/vmscale/clock"
+FOLLOW_AGAIN_WALL_SECONDS = 1.0
 TAIL_LINES = 15
 
 
@@ -116,8 +119,21 @@ def _tail(log: Path) -> str:
 
 
 async def read_clock(cluster: Cluster, clock: Clock) -> None:
-    """Set our clock by the embedded cluster's."""
+    """Set our clock by the embedded cluster's, now and whenever it changes: its time stands still while its machine is behind."""
     _set(clock, await cluster.get(CLOCK_PATH))
+    cluster.meanwhile(_follow(cluster, clock))
+
+
+async def _follow(cluster: Cluster, clock: Clock) -> None:
+    from aiohttp import ClientError
+
+    while True:
+        with contextlib.suppress(OSError, ClientError, ValueError):
+            async with cluster.raw("GET", CLOCK_PATH, {"follow": "true"}) as response:
+                if response.status == 200:
+                    async for line in response.content:
+                        _set(clock, json.loads(line))
+        await asyncio.sleep(FOLLOW_AGAIN_WALL_SECONDS)
 
 
 async def set_speed(cluster: Cluster, clock: Clock, speed: float) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -153,6 +153,7 @@ class Cluster:
         self._session: aiohttp.ClientSession | None = None
         self._authorization: str | None = None
         self._renewal: asyncio.Task[None] | None = None
+        self._meanwhile: list[asyncio.Task[None]] = []
         self._reloading = asyncio.Lock()
         self._resources: dict[str, dict[str, tuple[str, bool]]] = {}
 
@@ -176,13 +177,18 @@ class Cluster:
         return self
 
     async def close(self) -> None:
-        if self._renewal:
-            self._renewal.cancel()
-            await asyncio.gather(self._renewal, return_exceptions=True)
-            self._renewal = None
+        tasks = [*self._meanwhile, *([self._renewal] if self._renewal else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._renewal, self._meanwhile = None, []
         if self._session:
             await self._session.close()
             self._session = None
+
+    def meanwhile(self, work: Coroutine[Any, Any, None]) -> None:
+        """Done beside everything else, until this is closed."""
+        self._meanwhile.append(asyncio.create_task(work))
 
     async def warm_up(self, connections: int) -> None:
         """Open so many connections and keep them for what comes next: a thousand TLS handshakes are not what is to be measured.

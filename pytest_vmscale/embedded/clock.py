@@ -5,8 +5,9 @@ knows the speed; everything else sleeps and stamps in cluster time.
 
 What the machine takes to simulate something takes no cluster time. When a timer is due, it is that timer's time until all
 that it set off has been done, and only then the next timer's; so a machine that is too slow for a moment comes late with
-everything alike, catches up, and the result is the same. Without that each step of each chain would be late by as much as the
-event loop was busy, and a thousand clients held to so many requests a second would get fewer.
+everything alike, and the result is the same. Without that each step of each chain would be late by as much as the event loop
+was busy, and a thousand clients held to so many requests a second would get fewer. A machine that stays behind for longer has
+its cluster's time stand still meanwhile: who compares it with the wall's is told (`on_change`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 # computes an age from its own clock must not meet a creationTimestamp from the future.
 EPOCH_BEHIND_WALL_SECONDS = 24 * 3600.0
 GRAIN_WALL_SECONDS = 0.0005  # timers that are due so close together count as one moment
+MOST_BEHIND_WALL_SECONDS = 0.025  # then cluster time waits for the machine
 MOST_TURNS = 50  # of the event loop, for what a moment has set off: clients that never stop asking must not stop the clock
 
 
@@ -42,6 +44,7 @@ class SimClock:
         self._handle: asyncio.TimerHandle | None = None
         self._moment: float | None = None  # the time until all that is due has been done
         self._latest = 0.0  # that anybody was told
+        self._listeners: list[Callable[[], None]] = []
 
     @staticmethod
     def _check(speed: float) -> None:
@@ -71,13 +74,20 @@ class SimClock:
         """Seconds of cluster time since the start, of an object's RFC 3339 time stamp."""
         return datetime.fromisoformat(timestamp).timestamp() - self.epoch
 
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call the listener whenever cluster time goes on from somewhere else, or at another speed, than it would have."""
+        self._listeners.append(listener)
+
     def set_speed(self, speed: float) -> None:
         """Go on from the same cluster time at another speed."""
         self._check(speed)
-        self._base = self.outside()
-        self._base_monotonic = time.monotonic()
-        self.speed = speed
+        self._go_on(self.outside(), speed)
         self._arm()
+
+    def _go_on(self, at: float, speed: float) -> None:
+        self._base, self._base_monotonic, self.speed = at, time.monotonic(), speed
+        for listener in self._listeners:
+            listener()
 
     def call_at(self, when: float, callback: Callable[[], None]) -> None:
         """Run the callback at this cluster time, or at once if that has passed."""
@@ -111,6 +121,8 @@ class SimClock:
     def _fire(self) -> None:
         """One moment: all timers that are due at the time of the first."""
         self._handle = None
+        if self._timers and self.outside() - self._timers[0][0] > MOST_BEHIND_WALL_SECONDS * self.speed:
+            self._go_on(max(self._timers[0][0], self._latest), self.speed)
         until = min(self.outside(), self._timers[0][0] + GRAIN_WALL_SECONDS * self.speed) if self._timers else 0.0
         if not self._timers or self._timers[0][0] > until:
             self._moment = None

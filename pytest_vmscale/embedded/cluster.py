@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import random
 import time
@@ -9,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import orjson
 from aiohttp import web
 
 from .api.errors import ApiError
@@ -45,6 +48,7 @@ from .truth import Truth
 
 HOST = "127.0.0.1"
 CLOCK_PATH = "/vmscale/clock"
+CLOCK_AGAIN_WALL_SECONDS = 10.0  # to those who follow it, though it has not changed
 # The cluster makes little garbage in cycles, and a collection over all its objects would stop everything for a moment.
 GC_THRESHOLDS = (50_000, 20, 100)
 
@@ -85,6 +89,9 @@ class Cluster:
         self.ceph = Ceph(self)
         self.evictions = Evictions(self.resources, self.clock.timestamp, self.truth)
         self.workers = options.workers
+        self._clock_readers: set[asyncio.Event] = set()
+        self._stopping = False
+        self.clock.on_change(self._clock_changed)
         self._tls = state.tls([HOST])
         self.ca_certificate = state.ca_certificate
         self.sshd = Sshd(self.clock, options.guest_ssh_port)
@@ -132,6 +139,9 @@ class Cluster:
             "jumpHost": {"host": sshd.bastion_host, "port": sshd.port, "user": sshd.bastion_user, "keyFile": str(self._state.jump_key.absolute())}})
 
     async def stop(self) -> None:
+        self._stopping = True
+        for changed in self._clock_readers:
+            changed.set()
         await self.server.close()
         for controller in reversed(self._controllers):
             await controller.stop()
@@ -142,12 +152,32 @@ class Cluster:
 
     # Cluster time, for clients of the embedded cluster alone.
 
-    def _clock_now(self) -> web.Response:
+    def _clock_changed(self) -> None:
+        self.truth.clock_changed()
+        for changed in self._clock_readers:
+            changed.set()
+
+    def _clock_now(self) -> dict[str, float]:
         monotonic = time.monotonic()
-        return web.json_response({"speed": self.clock.speed, "epoch": self.clock.epoch + self.clock.outside(), "monotonic": monotonic})
+        return {"speed": self.clock.speed, "epoch": self.clock.epoch + self.clock.outside(), "monotonic": monotonic}
 
     async def _get_clock(self, request: web.Request) -> web.StreamResponse:
-        return self._clock_now()
+        """What time it is, and how fast it runs. With ?follow, that again whenever it has changed, a line each."""
+        if "follow" not in request.query:
+            return web.json_response(self._clock_now())
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        changed = asyncio.Event()
+        self._clock_readers.add(changed)
+        try:
+            while not self._stopping:
+                changed.clear()
+                await response.write(orjson.dumps(self._clock_now()) + b"\n")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), CLOCK_AGAIN_WALL_SECONDS)
+        finally:
+            self._clock_readers.discard(changed)
+        return response
 
     async def _put_clock(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -157,5 +187,4 @@ class Cluster:
             self.clock.set_speed(float(speed))
         except (ValueError, TypeError, KeyError) as error:
             raise ApiError(400, f'{CLOCK_PATH} takes {{"speed": NUMBER}}: {error!r}') from None
-        self.truth.clock_changed()
-        return self._clock_now()
+        return web.json_response(self._clock_now())

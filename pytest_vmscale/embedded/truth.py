@@ -22,7 +22,7 @@ class Truth:
     def write(self, kind: str, namespace: str | None = None, name: str | None = None, at: float | None = None, **more: Any) -> None:
         if self._file is None:
             return
-        line: dict[str, Any] = {"t": round(self._clock.outside() if at is None else at, 4), "kind": kind}
+        line: dict[str, Any] = {"t": round(self._clock.now() if at is None else at, 4), "kind": kind}
         if name is not None:
             line.update(namespace=namespace, name=name)
         self._file.write(json.dumps({**line, **more}) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import OrderedDict
 
 from ..api.store import Change, Key, Object
@@ -13,12 +14,12 @@ class Recorder:
     """Records events. A repeat of the same event raises the count of the first one."""
 
     REMEMBERED = 4096  # client-go's cache of seen events has as many
+    _sequence = itertools.count(1)  # all recorders', for several may tell of one object at one moment
 
     def __init__(self, cluster: Cluster) -> None:
         self._resources, self._clock = cluster.resources, cluster.clock
         self._kind = cluster.resources.kind("events")
         self._seen: OrderedDict[tuple[str, ...], Key] = OrderedDict()
-        self._sequence = 0
 
     def event(self, obj: Object, type: str, reason: str, message: str, component: str, host: str = "") -> None:
         """`type` is Normal or Warning. `obj` is what it is about; a cluster-scoped one's events are in `default`."""
@@ -37,9 +38,8 @@ class Recorder:
         namespace = meta.get("namespace") or "default"
         about = {"kind": obj["kind"], "namespace": meta.get("namespace"), "name": meta["name"], "uid": meta["uid"],
                  "apiVersion": obj["apiVersion"], "resourceVersion": meta.get("resourceVersion")}
-        self._sequence += 1
         # The real name ends in the time of the event in nanoseconds, in hex; the sequence keeps two of one moment apart.
-        stamp = int((self._clock.epoch + self._clock.now()) * 1_000_000_000) + self._sequence
+        stamp = int((self._clock.epoch + self._clock.now()) * 1_000_000_000) + next(self._sequence)
         event = {
             "metadata": {"name": f"{meta['name']}.{stamp:x}", "namespace": namespace},
             "involvedObject": {key: value for key, value in about.items() if value},

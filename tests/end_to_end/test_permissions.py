@@ -14,8 +14,8 @@ import pytest
 from .conftest import account_of, apply_roles
 
 SUITES = {
-    "deployment": ("--vms", "6", "--bulk-size", "3", "--clone-strategy", "snapshot"),
-    "bootstorm": ("--vms", "3,4,6"),
+    "deployment": ("--vms", "4", "--bulk-size", "2", "--clone-strategy", "snapshot"),
+    "bootstorm": ("--vms", "2,3"),
     "latency": ("--nodes", "1", "--vms-per-node", "2", "--background-pods", "5", "--vmscale-config=quick.yaml"),
     "migration": ("--vms", "3", "--migration-pods", "3"),
     "upgrade": ("--vms", "3", "--upgrade-to", "4.9.23", "--upgrade-load-share", "0"),

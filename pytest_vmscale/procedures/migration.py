@@ -148,14 +148,13 @@ class _Work:
 
     def _begin(self, stamp: float, on_begin: Callable[[float], None] | None) -> None:
         """All that is seen from here on counts. ClusterError if the fleet is not up."""
-        t0 = self.clock.at(stamp)
-        self.movements.begin(t0)
+        self.movements.begin(stamp)
         self.nodes.begin(stamp)
+        self.t0 = self.clock.at(stamp)
         if self.pods:
-            self.pods.begin(t0)
-        self.t0 = t0
+            self.pods.begin(self.t0)
         if on_begin:
-            on_begin(t0)
+            on_begin(self.t0)
 
     async def _until(self, met: Callable[[], bool], give_up: float) -> bool:
         def checked() -> bool:
@@ -253,7 +252,7 @@ class _Work:
             "limits": asdict(self.limits),
             "most_in_flight": moves.most_active,
             "most_from_one_node": moves.most_from_node,
-            "in_flight": [[round(self._at(at), 2), active, waiting] for at, active, waiting in moves.in_flight],
+            "in_flight": [[round(self._at(stamp.at), 2), active, waiting] for stamp, active, waiting in moves.in_flight],
             "failed_migrations": sum(len(each.failures) for each in records),
             "moved_again": sum(each.migrations + each.restarts > 1 for each in records),
             "nodes": [_node_data(each) for each in nodes],
@@ -267,7 +266,7 @@ class _Work:
     def _vms_off(self) -> float | None:
         """When the last VM left a node of the area, whether it was its first one or one of the others, for a while; None if one has not left."""
         vms = self.movements.vms.values()
-        departures = [at for vm in vms for at, node in vm.departures if node in self.area.nodes]
+        departures = [stamp.at for vm in vms for stamp, node in vm.departures if node in self.area.nodes]
         return self._at(max(departures)) if departures and all(vm.left for vm in vms) else None
 
     def _zone_seconds(self, off: float | None, nodes: Sequence[NodeRecord]) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -124,7 +125,7 @@ class _Work:
     async def run(self, on_progress: Callable[[Progress], None] | None) -> None:
         async with self.movements:
             self.barrier = barrier = await self.workload.start(self.timed, [guest.key for guest in self.fleet.guests])
-            self.movements.begin(barrier.epoch)
+            self.movements.begin(time.monotonic())
             end = barrier.end_epoch
 
             def tell(share: float) -> None:
@@ -282,7 +283,7 @@ class _Work:
             "moving": {load: list(span) for load, span in moving_spans(self.timed).items()},
             "limits": asdict(self.limits),
             "most_in_flight": self.movements.most_active,
-            "in_flight": [[round(at - zero, 2), active, waiting] for at, active, waiting in self.movements.in_flight],
+            "in_flight": [[round(stamp.at - zero, 2), active, waiting] for stamp, active, waiting in self.movements.in_flight],
             "failed_migrations": sum(len(each.failures) for each in records),
             "refused": len(self.refused),
         }

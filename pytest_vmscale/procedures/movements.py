@@ -22,11 +22,18 @@ TARGET_READY, STARTED, ENDED = "TargetReady", "Started", "Ended"
 
 @dataclass(frozen=True)
 class Stamp:
-    """When something was seen: the cluster's Unix time. object_epoch: what the object itself says, to the second."""
+    """When something was seen: a stamp of time.monotonic(), told in cluster time only when it is asked for, since what is told of the embedded
+    cluster's clock may come after it. object_epoch: what the object itself says, to the second."""
 
-    at: float
+    clock: Clock
+    arrived: float
     upper_bound: bool = False
     object_epoch: float | None = None
+
+    @property
+    def at(self) -> float:
+        """The cluster's Unix time."""
+        return self.clock.at(self.arrived)
 
 
 @dataclass
@@ -76,7 +83,7 @@ class Moving:
     evictions: dict[str, Stamp] = field(default_factory=dict)  # of a VM that is not migrated: of the launcher pods of its VMIs, by their uids
     moved: Stamp | None = None  # it runs on another node than its first
     runs_on: str = ""  # the node that it last ran on
-    departures: list[tuple[float, str]] = field(default_factory=list)  # when it ran on another node than this one
+    departures: list[tuple[Stamp, str]] = field(default_factory=list)  # when it ran on another node than this one
     attempts: dict[str, Attempt] = field(default_factory=dict)  # by uid
     restarts: list[Restart] = field(default_factory=list)
     unexpected: int = 0  # restarts that its eviction strategy does not have
@@ -93,19 +100,19 @@ class Moving:
 class Movements:
     """Follows a fleet from before t0 on. `begin(t0)` starts the records; what happened before is in none.
 
-    in_flight: [cluster time, migrations under way, migrations that wait] at each change."""
+    in_flight: when, how many migrations were under way, and how many waited, at each change."""
 
     def __init__(self, cluster: Cluster, fleet: Fleet, clock: Clock, may_restart: Callable[[Guest], bool]) -> None:
         self._fleet, self._clock = fleet, clock
         self._moves_by = {guest.key: RESTART if may_restart(guest) else LIVE_MIGRATION for guest in fleet.guests}
         self.vms: dict[str, Moving] = {}
         self.changed = asyncio.Event()
-        self.in_flight: list[tuple[float, int, int]] = []
+        self.in_flight: list[tuple[Stamp, int, int]] = []
         self.most_active, self.most_from_node = 0, 0
         self.active_by_node: dict[str, int] = {}
         self._active: dict[str, str] = {}  # uid -> source
         self._waiting: set[str] = set()
-        self._t0: float | None = None
+        self._t0: Stamp | None = None
         self.vmis = Watch(cluster, VMIS, MovingVmi, self._on_vmi, selector=fleet.selector)
         # Evacuations' migrations have no label of the fleet's: all of the cluster's are followed.
         self.migrations = Watch(cluster, MIGRATIONS, Migration, self._on_migration)
@@ -144,9 +151,9 @@ class Movements:
     def failure(self) -> BaseException | None:
         return next((watch.failure for watch in self._watches if watch.failure), None)
 
-    def begin(self, t0: float) -> None:
-        """From this cluster time on. ClusterError if one of the fleet does not run."""
-        self._t0 = t0
+    def begin(self, stamp: float) -> None:
+        """From this stamp of time.monotonic() on. ClusterError if one of the fleet does not run."""
+        self._t0 = Stamp(self._clock, stamp)
         self.vms = {}
         for guest in self._fleet.guests:
             vmi = self.vmis.objects.get(guest.key)
@@ -155,9 +162,9 @@ class Movements:
             node = vmi.status.nodeName
             self.vms[guest.key] = Moving(guest, self._moves_by[guest.key], vmi.metadata.uid, node, node, vmi.not_migratable, runs_on=node)
 
-    def asked(self, key: str, at: float) -> None:
-        """The run itself asks for this VM's migration, now (cluster time)."""
-        self.vms[key].requested = self.vms[key].requested or Stamp(at)
+    def asked(self, key: str, stamp: float) -> None:
+        """The run itself asks for this VM's migration, at this stamp of time.monotonic()."""
+        self.vms[key].requested = self.vms[key].requested or Stamp(self._clock, stamp)
 
     async def until(self, met: Callable[[], bool], give_up: float) -> bool:
         """Whether it came before this cluster time. ClusterError if a watch breaks."""
@@ -175,7 +182,7 @@ class Movements:
     # -- what is seen -----------------------------------------------------------------------------------------------
 
     def _stamp(self, event: Event[MovingVmi] | Event[Migration] | Event[Launcher], told: str | None = None) -> Stamp:
-        return Stamp(self._clock.at(event.arrived), event.upper_bound, parse_timestamp(told) if told else None)
+        return Stamp(self._clock, event.arrived, event.upper_bound, parse_timestamp(told) if told else None)
 
     def _on_vmi(self, event: Event[MovingVmi]) -> None:
         vmi, vm = event.object, self.vms.get(event.object.key)
@@ -203,7 +210,7 @@ class Movements:
         vm.node = status.nodeName or vm.node
         if vm.phase == "Running" and vm.node != vm.runs_on:
             stamp = self._stamp(event)
-            vm.departures.append((stamp.at, vm.runs_on))
+            vm.departures.append((stamp, vm.runs_on))
             vm.runs_on = vm.node
             vm.moved = vm.moved or stamp
 
@@ -265,7 +272,7 @@ class Movements:
             self._waiting.discard(uid)
         if (uid in self._active, uid in self._waiting) == (was_active, was_waiting):
             return
-        self.in_flight.append((self._clock.at(event.arrived), len(self._active), len(self._waiting)))
+        self.in_flight.append((Stamp(self._clock, event.arrived), len(self._active), len(self._waiting)))
         self.most_active = max(self.most_active, len(self._active))
         if uid in self._active:
             source = self._active[uid]
@@ -294,7 +301,7 @@ class Movements:
     def record(self, vm: Moving, must_leave: bool) -> MigrationRecord:
         """`must_leave`: whether it should be on another node by now."""
         assert self._t0 is not None
-        zero = vm.requested or Stamp(self._t0)
+        zero = vm.requested or self._t0
         first = next((each for each in vm.attempts.values() if each.phase == "Succeeded" and each.source == vm.first_node), None)
         restart = vm.restarts[0] if vm.restarts and vm.moves_by == RESTART else None
         failures = tuple(each.failure or "no reason given" for each in vm.attempts.values() if each.phase == "Failed")
@@ -307,7 +314,7 @@ class Movements:
             vm_name=vm.guest.name,
             os=vm.guest.os,
             status=status,
-            requested_at=zero.at - self._t0,
+            requested_at=zero.at - self._t0.at,
             node=None if vm.gone else vm.node or None,
             error=error,
             last_phase=vm.phase or "Pending",

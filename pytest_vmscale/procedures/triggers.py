@@ -70,7 +70,6 @@ class MigrationsTrigger:
 
     cluster: Cluster
     fleet: Fleet
-    clock: Clock
     movements: Movements
     name: str = "vmim"
     drained: dict[str, float] = field(default_factory=dict)
@@ -90,7 +89,7 @@ class MigrationsTrigger:
         }  # fmt: skip
         path = resource_path("kubevirt.io/v1", "virtualmachineinstancemigrations", guest.namespace)
         try:
-            await self.cluster.send("POST", path, body=manifest, on_sent=lambda stamp: self.movements.asked(guest.key, self.clock.at(stamp)))
+            await self.cluster.send("POST", path, body=manifest, on_sent=lambda stamp: self.movements.asked(guest.key, stamp))
         except ApiError as error:
             self.refused[guest.key] = error.message
 

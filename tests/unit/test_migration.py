@@ -37,7 +37,7 @@ class Seen:
         for guest in FLEET.guests:
             found = self._vmi(guest, f"{guest.name}-1", node="a", phase="Running")
             self.movements.vmis.objects[guest.key] = msgspec.convert(found, MovingVmi)
-        self.movements.begin(EPOCH)
+        self.movements.begin(0.0)
 
     def _vmi(self, guest: Guest, uid: str, node: str = "", phase: str = "", migratable: bool = True, **status: Any) -> dict[str, Any]:
         conditions = [{"type": "LiveMigratable", "status": "True"} if migratable else {"type": "LiveMigratable", "status": "False", "message": "its disk is not shared"}]
@@ -161,7 +161,7 @@ def test_a_vm_that_moves_on_leaves_two_nodes():
     seen.live_migrate(10.0, "m1", "a", "b")
     seen.live_migrate(200.0, "m2", "b", "c")
     vm = seen.movements.vms[RHEL.key]
-    assert [(at - EPOCH, node) for at, node in vm.departures] == [(39.0, "a"), (229.0, "b")]
+    assert [(stamp.at - EPOCH, node) for stamp, node in vm.departures] == [(39.0, "a"), (229.0, "b")]
     record = seen.record(RHEL)
     assert (record.migrations, record.node, record.time_to_moved_seconds) == (2, "c", 29.0) and record.migration_duration_seconds == pytest.approx(12.0)
 

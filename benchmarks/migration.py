@@ -75,7 +75,7 @@ def figures(results: dict[str, Any]) -> dict[str, float]:
     """The zone's times, and the averages by OS."""
     found = {name: results["details"][name] for name in REFERENCE if results["details"].get(name) is not None}
     for os in ("rhel", "windows", "fedora"):
-        metric = "restart_duration_seconds" if os == "fedora" else "migration_duration_seconds"
+        metric = "restart_start_seconds" if os == "fedora" else "migration_duration_seconds"
         values = [each[metric] for each in results["records"] if each["os"] == os and each[metric] is not None]
         if values:
             found[os] = statistics.fmean(values)

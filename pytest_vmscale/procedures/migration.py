@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -43,11 +44,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Area:
-    """The nodes that are to be emptied, and the name of their pool if a machine config does it."""
+    """The nodes that are to be emptied, so many at a time, and the name of their pool if a machine config does it."""
 
     name: str
     nodes: tuple[str, ...]
     pool: str | None
+    at_once: int
 
 
 async def migration(
@@ -239,7 +241,9 @@ class _Work:
         nodes = self._nodes()
         off = self._vms_off()
         zone_seconds = self._zone_seconds(off, nodes)
-        draining = None if self.trigger.name == "vmim" else _covered([(each.cordoned_seconds, each.drained_seconds) for each in nodes])
+        wait = _node_wait(nodes, self.area.at_once) if self.area.pool else None
+        # Without a reboot there is nothing to wait for: all of the time is one of drains.
+        draining = zone_seconds if self.trigger.name == "drain" else None if zone_seconds is None or wait is None else zone_seconds - wait
         return {
             "trigger": self.trigger.name,
             "started_cluster_epoch": self.t0,
@@ -248,7 +252,9 @@ class _Work:
             "vms_off_seconds": off,
             "zone_seconds": zone_seconds,
             "drain_seconds": draining,
-            "node_wait_seconds": None if pool is None or draining is None or zone_seconds is None else zone_seconds - draining,
+            "node_wait_seconds": wait,
+            "drains_covered_seconds": _covered([(each.cordoned_seconds, each.drained_seconds) for each in nodes]),
+            "at_once": self.area.at_once,
             "limits": asdict(self.limits),
             "most_in_flight": moves.most_active,
             "most_from_one_node": moves.most_from_node,
@@ -308,6 +314,13 @@ class _Work:
 
 def _node_data(record: NodeRecord) -> dict[str, Any]:
     return {**asdict(record), "rebooted": record.rebooted, "trouble": record.trouble}
+
+
+def _node_wait(nodes: Sequence[NodeRecord], at_once: int) -> float | None:
+    """What waiting for nodes comes to: the rounds that it takes with so many at a time, times the mean from a node's drain to its being done.
+    (The next node begins as soon as one is done, so there is no moment at which nobody drains, and everybody waits.) None if one is not done."""
+    away = [each.done_seconds - each.drained_seconds for each in nodes if each.done_seconds is not None and each.drained_seconds is not None]
+    return math.ceil(len(nodes) / at_once) * sum(away) / len(away) if nodes and len(away) == len(nodes) else None
 
 
 def _covered(spans: Sequence[tuple[float | None, float | None]]) -> float | None:

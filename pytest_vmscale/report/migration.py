@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import html
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -143,10 +144,10 @@ def _one(measurement: Measurement, subtitle: str) -> list[str]:
         found += wrap(f"The zone is {why}.", "", "    ")
     if details.get("vms_off_seconds") is not None:
         said = f"The last VM was off its node after {details['vms_off_seconds'] / 60:.1f} min"
-        if details.get("drain_seconds") is not None:
-            said += f". For {details['drain_seconds'] / 60:.1f} min in all one node or more was being drained"
-            if details.get("node_wait_seconds") is not None:
-                said += f", and for {details['node_wait_seconds'] / 60:.1f} min only waited for"
+        if details.get("node_wait_seconds") is not None and details.get("drain_seconds") is not None:
+            rounds = math.ceil(details["zone_nodes"] / details["at_once"])
+            said += f". Drains took {details['drain_seconds'] / 60:.1f} min of the whole, and waiting for nodes {details['node_wait_seconds'] / 60:.1f} min"
+            said += f" ({count(rounds, 'round')} of {details['at_once']} nodes at most)"
         found += wrap(said + ".", "")
     found += [line for each in _pod_lines(details) for line in wrap(f"{each}.", "")]
     limits = details.get("limits") or {}
@@ -178,7 +179,7 @@ def _sample_lines(measurement: Measurement, os: str) -> list[str]:
     if moves_by == LIVE_MIGRATION:
         rows = [("queued", "migration_queued_seconds"), ("target made ready", "migration_prepared_seconds"), ("live migration", "migration_duration_seconds")]
     else:
-        rows = [("eviction to Running", "restart_duration_seconds"), ("of it Scheduling to Running", "restart_start_seconds")]
+        rows = [("Scheduling to Running", "restart_start_seconds"), ("eviction to Running", "restart_duration_seconds")]
     rows.append(("asked to leave, to on another node", "time_to_moved_seconds"))
     mean = f"{sum(values) / len(values):.1f} s" if values and not missing else f"none, {missing} have no time"
     found = [f"{count(len(records), os + ' VM')}, {'live migrated' if moves_by == LIVE_MIGRATION else 'restarted'}, on average {mean}"]
@@ -296,7 +297,7 @@ def distributions(measurement: Measurement, subtitle: str = "") -> Figure | None
             axes.axvline(mean, color=colours.get(os, GREY), linestyle=":", linewidth=1)
         axes.set_ylabel("% of VMs")
         axes.set_ylim(0, 102)
-        axes.set_title("live migration: from the source's start to the end" if kind == LIVE_MIGRATION else "restart: from the eviction to Running", fontsize=9, loc="left")
+        axes.set_title("live migration: from the source's start to the end" if kind == LIVE_MIGRATION else "restart: from the new VMI's Scheduling to Running", fontsize=9, loc="left")
         legend(axes, "lower right")
     last = panels if len(kinds) == 1 else panels[-1]
     last.set_xlabel("seconds (cluster time)")

@@ -143,7 +143,7 @@ def averages(measurement: Measurement, os: str) -> tuple[str, list[float], int]:
     """How the VMs of an OS moved, the seconds that each took, and how many of them have none."""
     records = [each for each in migration_records(measurement) if each.os == os]
     moves_by = records[0].moves_by if records else LIVE_MIGRATION
-    metric = "migration_duration_seconds" if moves_by == LIVE_MIGRATION else "restart_duration_seconds"
+    metric = "migration_duration_seconds" if moves_by == LIVE_MIGRATION else "restart_start_seconds"
     values = [value for each in records if (value := each.value(metric)) is not None]
     return moves_by, values, len(records) - len(values)
 

@@ -215,8 +215,8 @@ class Migration(_Block):
     failures: Sourced
     limits: Sourced
     zone_duration: Points
-    drain_time: Points  # while at least one node is cordoned and not drained yet
-    node_wait: Points  # the rest
+    node_wait: Points  # rounds of nodes, times the mean from a node's drain to its being done
+    drain_time: Points  # the rest
     vms_off: Points
     pods_back: Share
     average_rhel: Average

@@ -194,7 +194,7 @@ def test_a_node_that_does_not_come_back_is_named_and_nothing_else_is_lost(scale)
     lost = [node["name"] for node in outcome.json("migration_results.json")["details"]["nodes"] if node["ready_seconds"] is None]
     assert len(lost) == 1 and f"node {lost[0]} is not Ready since" in found["zone_duration"]["why"]
     failed = {name for name, each in found.items() if each["verdict"] not in ("pass", "reported")}
-    assert failed == {"zone_duration", "node_wait"} and all(f"node {lost[0]}" in found[name]["why"] for name in failed)
+    assert failed == {"zone_duration", "drain_time", "node_wait"} and all(f"node {lost[0]}" in found[name]["why"] for name in failed)
     assert f"node {lost[0]} is not Ready since" in outcome.out.replace("\n", " ")
 
 

@@ -12,9 +12,10 @@ from pytest_vmscale.cluster.watch import Event
 from pytest_vmscale.model import LIVE_MIGRATION, RESTART, Fleet, Guest, Status
 from pytest_vmscale.procedures.fillers import Fillers, FillerWatch
 from pytest_vmscale.procedures.fillers import Pod as FillerPod
-from pytest_vmscale.procedures.migration import _covered
+from pytest_vmscale.procedures.migration import _covered, _node_wait
 from pytest_vmscale.procedures.migration_checks import Pod, Site, amount, away, blocking, budgets_of, cramped, selects
 from pytest_vmscale.procedures.movements import Movements
+from pytest_vmscale.procedures.nodes import NodeRecord
 from pytest_vmscale.procedures.vmi import Launcher, Migration, MovingVmi
 
 EPOCH = 1_700_000_000.0
@@ -177,6 +178,12 @@ def test_migrations_under_way_are_counted_from_each_node():
 def test_drains_that_overlap_count_once():
     assert _covered([(0.0, 10.0), (5.0, 12.0), (20.0, 25.0), (None, None)]) == 17.0
     assert _covered([(0.0, None)]) is None and _covered([]) == 0.0
+
+
+def test_waiting_for_nodes_is_the_rounds_times_the_mean_of_a_nodes_way_back():
+    nodes = [NodeRecord(name=str(index), drained_seconds=100.0 * index, done_seconds=100.0 * index + seconds) for index, seconds in enumerate((500.0, 520.0, 540.0))]
+    assert _node_wait(nodes, 10) == 520.0 and _node_wait(nodes, 2) == 1040.0 and _node_wait(nodes, 1) == 1560.0
+    assert _node_wait([*nodes, NodeRecord(name="x", drained_seconds=1.0)], 2) is None and _node_wait([], 2) is None
 
 
 # Idle pods.

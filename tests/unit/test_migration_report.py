@@ -23,8 +23,8 @@ def record(index: int, os: str = "rhel", seconds: float | None = 14.0, **more: A
         namespace="ns", vm_name=f"{os}-{index:05d}", os=os, status=Status.SUCCESS, requested_at=60.0 + index, node="b", node_before="a",
         moves_by=LIVE_MIGRATION if live else RESTART, time_to_moved_seconds=30.0,
         migration_duration_seconds=seconds if live else None, migration_queued_seconds=5.0 if live else None,
-        migration_prepared_seconds=6.0 if live else None, restart_duration_seconds=None if live else seconds,
-        restart_start_seconds=None if live else 8.0, timeline=(Moment("Requested", 0.0), Moment("Moved", 30.0)), migrations=int(live), restarts=int(not live),
+        migration_prepared_seconds=6.0 if live else None, restart_duration_seconds=None if live else 55.0,
+        restart_start_seconds=None if live else seconds, timeline=(Moment("Requested", 0.0), Moment("Moved", 30.0)), migrations=int(live), restarts=int(not live),
     )  # fmt: skip
     return replace(found, **more)
 
@@ -39,7 +39,7 @@ def measured(records: list[MigrationRecord] | None = None, zone: float | None = 
     records = [record(index, ("rhel", "fedora", "rhel", "fedora", "windows")[index % 5], 12.0) for index in range(1000)] if records is None else records
     told: dict[str, Any] = {
         "trigger": "machineconfig", "zone": "zone-0", "zone_nodes": 2, "vms_off_seconds": 8000.0, "zone_seconds": zone, "drain_seconds": 7000.0,
-        "node_wait_seconds": 2000.0, "limits": {"per_cluster": 20, "per_node": 4}, "most_in_flight": 20, "most_from_one_node": 9,
+        "node_wait_seconds": 2000.0, "at_once": 1, "limits": {"per_cluster": 20, "per_node": 4}, "most_in_flight": 20, "most_from_one_node": 9,
         "in_flight": [[60.0, 1, 3], [70.0, 2, 2], [95.0, 0, 0]], "failed_migrations": 0, "moved_again": 0, "nodes": [node("a"), node("b")],
         "pool": {"name": "zone-0", "trouble": ""}, "blocked": [], "measured_seconds": 9100.0, "finished": True,
         "pods": {"wanted": 70, "ready": 70, "evicted": 70, "back": 70, "last_evicted_seconds": 80.0, "last_ready_seconds": 95.0,
@@ -83,7 +83,7 @@ def test_a_mean_leaves_none_out():
 
 
 def test_restarts_where_the_reference_migrated_are_not_held_to_its_average():
-    restarted = [record(index, moves_by=RESTART, restart_duration_seconds=40.0, migration_duration_seconds=None) for index in range(200)]
+    restarted = [record(index, moves_by=RESTART, restart_start_seconds=40.0, migration_duration_seconds=None) for index in range(200)]
     assert by_id(measured(restarted))["average_rhel"].outcome is Outcome.REPORTED
 
 

@@ -176,13 +176,11 @@ class _Raw:
 def _changes(now: Measurement, before: Sequence[Measurement]) -> list[_Raw]:
     kind = type(now.records[0]) if now.records else Record
     found = [_lost(now, before)]
-    durations = [each.duration_seconds for each in before]
-    late = max(map(_lateness_seconds, (now, *before)))
-    duration = _figure("duration_seconds", now.duration_seconds, durations, late, True)
-    found.append(_with_last_vm(duration, now, before, kind.OUTCOME) if kind.OUTCOME else duration)
+    late, by_chance = max(map(_lateness_seconds, (now, *before))), _last_vm_percent(now, before, kind.OUTCOME)
+    found.append(_figure("duration_seconds", now.duration_seconds, [each.duration_seconds for each in before], late, by_chance, True))
     for name in kind.FIGURES:
         theirs = [_number(each.details.get(name)) for each in before]
-        found.append(_figure(name, _number(now.details.get(name)), theirs, late, name not in kind.HIGHER_IS_BETTER))
+        found.append(_figure(name, _number(now.details.get(name)), theirs, late, by_chance, name not in kind.HIGHER_IS_BETTER))
     for metric in sorted(now.metrics, key=lambda each: each != kind.OUTCOME):  # what counts most is told first
         found += _metric_changes(metric, now, before, metric not in kind.HIGHER_IS_BETTER)
     return [each for each in found if each.change.baseline is not None or each.change.measured is not None or each.change.why]
@@ -232,10 +230,7 @@ def _metric_changes(metric: str, now: Measurement, before: Sequence[Measurement]
             found.append(_Raw(replace(change, why="the noise cannot be told: so many VMs have no value there")))
             continue
         runs = [float(each[_rank(each.size, percent) - 1]) for each in theirs]
-        if len(runs) >= ENOUGH_RUNS:
-            by_chance = min(by_chance, _most_between_runs_percent(runs))
-        noise = max(by_chance, _between_runs_percent(runs))
-        found.append(_Raw(change, noise_percent=noise, least=floor, corroborated=statistic == "p50"))
+        found.append(_Raw(change, noise_percent=_noise_percent(by_chance, runs), least=floor, corroborated=statistic == "p50"))
     return found
 
 
@@ -253,8 +248,11 @@ def _beyond(change: Change, before: Values, now: Values) -> _Raw:
     return _Raw(replace(change, why="has no value here or before" if change.measured is None else "the baseline is not above 0"))
 
 
-def _figure(name: str, mine: float | None, before: Sequence[float | None], late_seconds: float, lower_is_better: bool) -> _Raw:
-    """A figure that a run has one of: its noise is what runs differ by. `late_seconds`: what its stamps may be late by."""
+def _figure(
+    name: str, mine: float | None, before: Sequence[float | None], late_seconds: float, by_chance_percent: float, lower_is_better: bool
+) -> _Raw:
+    """A figure that a run has one of: its noise is what runs differ by, and, of a time, what chance makes of the last VM that it waits
+    for. `late_seconds`: what its stamps may be late by."""
     runs = [value for value in before if value is not None]
     mean = sum(runs) / len(runs) if runs else None
     change = Change(name, "value", mean, mine, None, None, lower_is_better, Finding.SHOWN)
@@ -263,8 +261,9 @@ def _figure(name: str, mine: float | None, before: Sequence[float | None], late_
         return _Raw(replace(change, why="" if mean is mine else f"there is none {missing}"))
     if mean <= 0:
         return _Raw(replace(change, why="the baseline is not above 0"))
-    floor = late_seconds if name.endswith("_seconds") else 0.0
-    return _Raw(replace(change, change_percent=_percent(mean, mine)), noise_percent=_between_runs_percent(runs), least=floor)
+    timed = name.endswith("_seconds")
+    noise = _noise_percent(by_chance_percent if timed else 0.0, runs)
+    return _Raw(replace(change, change_percent=_percent(mean, mine)), noise_percent=noise, least=late_seconds if timed else 0.0)
 
 
 def _lateness_seconds(measurement: Measurement) -> float:
@@ -275,16 +274,14 @@ def _lateness_seconds(measurement: Measurement) -> float:
     return max(STAMP_WALL_SECONDS * measurement.time_rate, shown)
 
 
-def _with_last_vm(duration: _Raw, now: Measurement, before: Sequence[Measurement], metric: str) -> _Raw:
-    """The whole lasts until its last VM, whose time differs from run to run as chance picks the last of so many."""
+def _last_vm_percent(now: Measurement, before: Sequence[Measurement], metric: str) -> float:
+    """What chance makes of the slowest of so many VMs, as a standard deviation. 0 where no metric says how a VM ended."""
     import numpy as np
 
-    if duration.noise_percent is None:
-        return duration
+    if not metric or not now.size or not all(each.size for each in before):
+        return 0.0
     mine, theirs = _values(now, metric, True), np.sort(np.concatenate([_values(each, metric, True) for each in before]))
-    last, last_before = _resampled(mine, mine.size, 1), _resampled(theirs, theirs.size, 0)
-    by_chance = _spread_percent(last_before, last) or 0.0
-    return replace(duration, noise_percent=max(by_chance, duration.noise_percent))
+    return _spread_percent(_resampled(theirs, theirs.size, 0), _resampled(mine, mine.size, 1)) or 0.0
 
 
 def _judge(raw: _Raw, tolerance_percent: float, chance: float) -> Change:
@@ -339,6 +336,13 @@ def _spread_percent(before: Values, now: Values) -> float | None:
         low, high = np.quantile(now / before, [0.025, 0.975], method="inverted_cdf")
         spread = float(high - low) / (2 * 1.96) * 100
     return spread if math.isfinite(spread) else None
+
+
+def _noise_percent(by_chance_percent: float, runs: Sequence[float]) -> float:
+    """The larger of what chance among VMs makes, which enough runs may show to be less, and of what runs differ by."""
+    if len(runs) >= ENOUGH_RUNS:
+        by_chance_percent = min(by_chance_percent, _most_between_runs_percent(runs))
+    return max(by_chance_percent, _between_runs_percent(runs))
 
 
 def _between_runs_percent(runs: Sequence[float]) -> float:

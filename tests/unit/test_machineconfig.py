@@ -317,6 +317,88 @@ def test_one_client_serves_all_drains_of_the_controller():
     run(scenario())
 
 
+def test_daemons_that_drain_by_themselves_have_a_client_each_and_ask_no_controller():
+    async def scenario():
+        async with operator(workers=4, drain_client_qps=2, drain_client_burst=1) as cluster:
+            cluster.create("namespaces", {"metadata": {"name": "ns"}})
+            for index in range(40):
+                cluster.pod(f"p{index}", nodeName=f"worker-{index % 4:03d}")
+            await cluster.until(lambda: all(each["status"].get("phase") == "Running" for each in cluster.list("pods", "ns")))
+            await zone(cluster, 0, 1, 2, 3)
+            trigger(cluster)
+            await cluster.until(lambda: node(cluster, 0)["spec"].get("unschedulable"))
+            start = cluster.clock.now()
+            await cluster.until(lambda: not cluster.list("pods", "ns"), ROLLOUT_SECONDS)
+            # Ten evictions on each node, and the looks whether the pods are gone, at two a second.
+            assert 10 / 2 <= cluster.clock.now() - start < 40 / 2
+            await cluster.until(lambda: updated(cluster, "zone-0"), ROLLOUT_SECONDS)
+            assert all(DESIRED_DRAIN not in notes(node(cluster, index)) and LAST_DRAIN not in notes(node(cluster, index)) for index in range(4))
+            assert not node(cluster, 0)["spec"].get("unschedulable")
+            assert len(events(cluster, "Cordon")) == len(events(cluster, "Drain")) == 4
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("free_after", "drained_after"), [(200, 206), (250, 300), (700, 750), (900, 1140), (1300, 1530)])
+def test_a_daemon_tries_to_drain_each_minute_and_after_six_failures_every_five(free_after, drained_after):
+    async def scenario():
+        async with operator(workers=2) as cluster:
+            await with_pod(cluster)
+            budget(cluster, minAvailable=1)
+            await zone(cluster, 0)
+            trigger(cluster)
+            await cluster.until(lambda: node(cluster, 0)["spec"].get("unschedulable"))
+            start = cluster.clock.now()
+            await cluster.clock.sleep(free_after)
+            cluster.delete("poddisruptionbudgets", "budget")
+            await cluster.until(lambda: not cluster.get("pods", "held"), ROLLOUT_SECONDS)
+            # A try lasts 90 s: with the pauses they begin at 0, 150, 300, 450, 600, 750, 1140 and 1530 s.
+            assert cluster.clock.now() - start == pytest.approx(drained_after, abs=6)
+
+    run(scenario())
+
+
+def test_a_daemon_gives_its_node_up_after_an_hour_and_goes_on_once_it_can():
+    async def scenario():
+        async with operator(workers=2) as cluster:
+            await with_pod(cluster)
+            budget(cluster, minAvailable=1)
+            await zone(cluster, 0)
+            trigger(cluster)
+            await cluster.until(lambda: notes(node(cluster, 0))[STATE] == "Degraded", 5000)
+            assert notes(node(cluster, 0))[REASON] == "failed to drain node : worker-000 after 1 hour"
+            assert events(cluster, "FailedToDrain")
+            await cluster.until(lambda: condition(cluster, "zone-0", "NodeDegraded")["status"] == "True")
+            cluster.delete("poddisruptionbudgets", "budget")
+            await cluster.until(lambda: updated(cluster, "zone-0"), ROLLOUT_SECONDS)
+            assert not node(cluster, 0)["spec"].get("unschedulable") and notes(node(cluster, 0))[REASON] == ""
+
+    run(scenario())
+
+
+def test_a_config_that_is_taken_back_in_mid_drain_leaves_nothing_behind():
+    async def scenario():
+        async with operator(workers=3) as cluster:
+            await with_pod(cluster)
+            budget(cluster, minAvailable=1)
+            await zone(cluster, 0, 1)
+            before, current = boots(cluster, 2), notes(node(cluster, 0))[CURRENT]
+            cluster.change(POOLS, "zone-0", lambda pool: pool["spec"].update(maxUnavailable=1))
+            trigger(cluster)
+            await cluster.until(lambda: node(cluster, 0)["spec"].get("unschedulable"))
+            cluster.delete(CONFIGS, "99-trigger")
+            cluster.delete("poddisruptionbudgets", "budget")
+            await cluster.until(lambda: cluster.get(POOLS, "zone-0")["spec"]["configuration"]["name"] == current)
+            await cluster.until(lambda: updated(cluster, "zone-0"), ROLLOUT_SECONDS)
+            for index in range(2):
+                machine = node(cluster, index)
+                assert not machine["spec"].get("unschedulable") and not machine["spec"].get("taints")
+                assert (notes(machine)[CURRENT], notes(machine)[DESIRED], notes(machine)[STATE], notes(machine)[REASON]) == (current, current, "Done", "")
+            assert boots(cluster, 2)[1] == before[1]  # the second node's turn never came
+
+    run(scenario())
+
+
 def test_nodes_leave_a_zone_before_it_is_deleted_or_they_are_stuck():
     async def scenario():
         async with operator(workers=2) as cluster:

@@ -45,6 +45,12 @@ class Clock:
         if not self._was_set:  # what was assumed until now was another clock's
             self._was_set, self._latest, self._pieces = True, float("-inf"), [(monotonic, epoch, rate)]
         elif monotonic > self._pieces[-1][0]:
+            # What was told in the middle of a standstill was too late a time.
+            for index in range(len(self._pieces) - 1, -1, -1):
+                start, before, at_rate = self._pieces[index]
+                if before <= epoch:
+                    break
+                self._pieces[index] = (start, epoch, at_rate)
             self._pieces.append((monotonic, epoch, rate))
         else:
             self._pieces = [*(piece for piece in self._pieces if piece[0] < monotonic), (monotonic, epoch, rate)]

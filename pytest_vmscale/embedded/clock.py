@@ -60,6 +60,14 @@ class SimClock:
         """Seconds of cluster time since the start, by the wall's clock: for what is compared with clocks outside of the cluster."""
         return self._base + (time.monotonic() - self._base_monotonic) * self.speed
 
+    def shown(self) -> float:
+        """The time that somebody from outside reads off a clock in the cluster. What he compares it with must go on from there: a moment
+        that takes the machine long has been standing still, and who follows is told."""
+        now = self.now()
+        if self.outside() - now > GRAIN_WALL_SECONDS * self.speed:
+            self._go_on(now, self.speed)
+        return now
+
     def timestamp(self, at: float | None = None) -> str:
         """RFC 3339 with one-second resolution, as Kubernetes writes metav1.Time."""
         moment = datetime.fromtimestamp(self.epoch + (self.now() if at is None else at), UTC)

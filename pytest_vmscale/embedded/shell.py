@@ -40,7 +40,7 @@ class Shell:
 
     async def run(self, line: str, text: str = "") -> tuple[str, str, int]:
         """Standard output, standard error and exit code of a script, with `text` as its standard input."""
-        self.at = max(self.at, self.clock.now())
+        self.at = max(self.at, self.clock.shown())
         streams = Streams(text)
         code = await self._script_text(line, streams)
         return "".join(streams.out), "".join(streams.error), code

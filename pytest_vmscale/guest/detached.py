@@ -7,6 +7,7 @@ All that is run over SSH is a constant of this file; what varies travels over SF
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -97,11 +98,13 @@ def epoch(client: SSHClient) -> float:
     return int(text) / 1e9
 
 
-def start(client: SSHClient, jobs: str, schedule: str) -> None:
+def start(client: SSHClient, jobs: str, schedule: Callable[[], str]) -> None:
+    """schedule is asked for when all else is there."""
     with client.open_sftp() as sftp:
-        for name, text in {"jobs.fio": jobs, "schedule": schedule}.items():
-            with sftp.open(f"{FOLDER}/{name}", "w") as file:
-                file.write(text)
+        with sftp.open(f"{FOLDER}/jobs.fio", "w") as file:
+            file.write(jobs)
+        with sftp.open(f"{FOLDER}/schedule", "w") as file:
+            file.write(schedule())
     status, text = execute(client, START)
     if status:
         raise WorkloadError(f"fio could not be started: {_last_line(text)}")

@@ -174,7 +174,7 @@ class Workload:
 
         def begin(key: str, client: SSHClient) -> None:
             detached.forget_layout(client)
-            detached.start(client, render_layout(dataset), f"0 {LAYOUT}\n")
+            detached.start(client, render_layout(dataset), lambda: f"0 {LAYOUT}\n")
 
         begun = await self._each("begun to lay out", keys, begin, tries=TRIES)
         failed, give_up = _troubles(begun), None
@@ -221,25 +221,26 @@ class Workload:
 
     def _begin(self, client: SSHClient, loop: asyncio.AbstractEventLoop, epoch: float, jobs: str, timed: Sequence[Timed]) -> Offset:
         """Compare the guest's clock, and have it wait for the barrier by it. On a thread; `loop` is the other one's."""
-        offset = self._compare_clock(client, loop)
-        schedule = "".join(f"{round((epoch + offset.seconds + each.at_seconds) * 1e9)} {each.job.name}\n" for each in timed)
-        detached.start(client, jobs, schedule)
-        return offset
-
-    def _compare_clock(self, client: SSHClient, loop: asyncio.AbstractEventLoop) -> Offset:
-        """The best of several round trips: the guest read its clock between the two stamps of ours."""
         read = []
         for _ in range(CLOCK_SAMPLES):
             sent = time.monotonic()
-            epoch = detached.epoch(client)
-            read.append((sent, epoch, time.monotonic()))
-        # The embedded cluster's time may have stood still meanwhile: what tells our clock of it must have been read before it is asked.
-        asyncio.run_coroutine_threadsafe(_turns(LOOP_TURNS), loop).result(LOGIN_WALL_SECONDS)
-        found = []
-        for sent, epoch, back in read:
-            before, after = self._clock.at(sent), self._clock.at(back)
-            found.append(Offset(epoch - (before + after) / 2, (after - before) / 2))
-        return min(found, key=lambda offset: offset.bound_seconds)
+            told = detached.epoch(client)
+            read.append((sent, told, time.monotonic()))
+        found: list[Offset] = []
+
+        def schedule() -> str:
+            # The embedded cluster's time may have stood still: what tells our clock of it must have been read before that is asked.
+            asyncio.run_coroutine_threadsafe(_turns(LOOP_TURNS), loop).result(LOGIN_WALL_SECONDS)
+            found.append(min((self._offset(*each) for each in read), key=lambda offset: offset.bound_seconds))
+            return "".join(f"{round((epoch + found[0].seconds + each.at_seconds) * 1e9)} {each.job.name}\n" for each in timed)
+
+        detached.start(client, jobs, schedule)
+        return found[0]
+
+    def _offset(self, sent: float, told: float, back: float) -> Offset:
+        """Of a clock that told this between these stamps of ours."""
+        before, after = self._clock.at(sent), self._clock.at(back)
+        return Offset(told - (before + after) / 2, (after - before) / 2)
 
     async def wait(self, barrier: Barrier, tick: Callable[[float], None] | None = None) -> None:
         """Until the last job has ended. tick gets the share of the time that has passed, each second or so."""

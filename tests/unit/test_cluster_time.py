@@ -140,3 +140,43 @@ def test_a_change_that_arrives_late_replaces_what_was_told_of_later():
     clock.set(10.0, 1200.0, 70.0)
     clock.set(20.0, 1100.0, 60.0)
     assert [clock.at(stamp) for stamp in (55.0, 60.0, 70.0)] == [1050.0, 1100.0, 1300.0]
+
+
+def test_who_reads_a_clock_in_the_cluster_and_ours_beside_it_finds_them_alike():
+    """Also in the middle of a moment that takes the machine long."""
+
+    async def scenario():
+        clock, ours, read = SimClock(SPEED), Clock(), []
+
+        def follow():
+            ours.set(clock.speed, clock.outside(), time.monotonic())
+
+        clock.on_change(follow)
+        follow()
+
+        async def slow():
+            for _ in range(10):
+                busy(0.01)
+                sent = time.monotonic()
+                shown = clock.shown()
+                read.append((sent, shown, time.monotonic()))
+                await asyncio.sleep(0)
+
+        clock.call_later(1.0, lambda: asyncio.ensure_future(slow()))
+        clock.call_later(2000.0, lambda: None)  # nothing else for long: time would go on to here
+        await clock.sleep(50.0)
+        await asyncio.sleep(0.15)
+        return [(shown - ours.at(sent), ours.at(back) - shown) for sent, shown, back in read]
+
+    read = asyncio.run(scenario())
+    assert len(read) == 10
+    for after, before in read:
+        assert after >= -0.001 * SPEED and before >= -0.001 * SPEED  # a tenth of what one step of that moment takes
+
+
+def test_a_time_that_was_told_too_late_counts_no_more_when_an_earlier_one_is_told():
+    clock = Clock()
+    clock.set(100.0, 1000.0, 0.0)
+    clock.set(100.0, 1150.0, 1.5)  # in the middle of a standstill
+    clock.set(100.0, 1110.0, 2.0)
+    assert [clock.at(stamp) for stamp in (1.0, 1.2, 1.6, 1.9, 2.0, 2.1)] == pytest.approx([1100.0, 1110.0, 1110.0, 1110.0, 1110.0, 1120.0])

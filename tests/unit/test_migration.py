@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fixtures.migration import at_once
 from pytest_vmscale.clock import Clock
 from pytest_vmscale.cluster.watch import Event
 from pytest_vmscale.model import LIVE_MIGRATION, RESTART, Fleet, Guest, Status
@@ -178,6 +179,11 @@ def test_migrations_under_way_are_counted_from_each_node():
 def test_drains_that_overlap_count_once():
     assert _covered([(0.0, 10.0), (5.0, 12.0), (20.0, 25.0), (None, None)]) == 17.0
     assert _covered([(0.0, None)]) is None and _covered([]) == 0.0
+
+
+@pytest.mark.parametrize(("asked", "nodes", "found"), [(10, 34, 10), (0, 34, 1), ("25%", 10, 2), ("1%", 10, 1), ("100%", 7, 7)])
+def test_nodes_at_once_are_counted_as_a_pool_counts_them(asked, nodes, found):
+    assert at_once(asked, nodes) == found
 
 
 def test_waiting_for_nodes_is_the_rounds_times_the_mean_of_a_nodes_way_back():

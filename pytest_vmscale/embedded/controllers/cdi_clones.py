@@ -12,7 +12,7 @@ from ..ceph import Transfer
 from .cdi_claims import CLONE, COMMON_LABELS, GROUP
 from .cdi_profiles import StorageProfiles
 from .cdi_status import CLONE_PHASE, PROGRESS, RUNNING
-from .common import Cluster, key_of, milli
+from .common import Cluster, PodsByClaim, key_of, milli
 from .events import Recorder
 from .pods import is_finished
 from .volumes import SELECTED_NODE, gib_of, is_bound, rebind, waits_for_consumer
@@ -69,7 +69,7 @@ class Clones:
         self._claims, self._classes, self._volumes = kind("persistentvolumeclaims"), kind("storageclasses.storage.k8s.io"), kind("persistentvolumes")
         self._sources, self._snapshots = kind("volumeclonesources.cdi.kubevirt.io"), kind("volumesnapshots.snapshot.storage.k8s.io")
         self._contents, self._drivers = kind("volumesnapshotcontents.snapshot.storage.k8s.io"), kind("csidrivers")
-        self._cdis, self._pods = kind("cdis.cdi.kubevirt.io"), kind("pods")
+        self._cdis, self._pods = kind("cdis.cdi.kubevirt.io"), PodsByClaim(cluster.resources)
         self._events = Recorder(cluster)
         self._waiting: dict[tuple[Any, Key], list[asyncio.Future[None]]] = {}
 
@@ -267,23 +267,13 @@ class Clones:
         """Wait until the source is filled, and no pod uses it."""
         while True:
             source = self._resources.find(self._claims, *job.source)
-            users = self._users(job.source)
+            users = [pod["metadata"]["name"] for pod in self._pods.using(job.source) if not is_finished(pod)]
             for name in users:
                 self._tell(job, "Warning", "CloneSourceInUse", f"pod {job.source[0]}/{name} using PersistentVolumeClaim {job.source[1]}")
             if source is not None and is_bound(source) and not users:
                 return
             await self._clock.sleep(self._timing.source_retry_seconds)
             self._live(job.target, job.uid)
-
-    def _users(self, claim: Key) -> list[str]:
-        named = f'"{claim[1]}"'.encode()
-        found = []
-        for entry in self._resources.store.entries(self._pods, claim[0]):
-            if named in entry.raw:
-                pod = entry.obj
-                if not is_finished(pod) and any((each.get("persistentVolumeClaim") or {}).get("claimName") == claim[1] for each in pod["spec"].get("volumes") or ()):
-                    found.append(entry.key[1])
-        return found
 
     async def _temporary_claim(self, job: Job, source: Object | None, size: str) -> Object:
         """Make the claim that is filled in the target's place, and wait until it is bound."""

@@ -222,6 +222,43 @@ class PodsByNode:
             self._add(change.new)
 
 
+class PodsByClaim:
+    """Which pods have each claim among their volumes. Kept up to date by a watch."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources, self._kind = resources, resources.kind("pods")
+        self._by_claim: dict[Key, set[Key]] = {}
+        resources.watch(self._kind, self._changed)
+        for entry in resources.store.entries(self._kind):
+            self._add(entry)
+
+    def using(self, claim: Key) -> list[Object]:
+        """Own copies, those that have ended too, in the order of their names."""
+        pods = (self._resources.find(self._kind, *key) for key in sorted(self._by_claim.get(claim, ())))
+        return [pod for pod in pods if pod is not None]
+
+    @staticmethod
+    def _claims(entry: Entry) -> list[Key]:
+        if b'"persistentVolumeClaim"' not in entry.raw:  # most pods have none: they need not be decoded
+            return []
+        volumes = entry.obj["spec"].get("volumes") or ()
+        return [(entry.key[0], each["persistentVolumeClaim"]["claimName"]) for each in volumes if each.get("persistentVolumeClaim")]
+
+    def _add(self, entry: Entry) -> None:
+        for claim in self._claims(entry):
+            self._by_claim.setdefault(claim, set()).add(entry.key)
+
+    def _changed(self, change: Change) -> None:
+        if change.type == "ADDED":  # a pod's volumes never change
+            self._add(change.new)
+        elif change.type == "DELETED":
+            for claim in self._claims(change.new):
+                pods = self._by_claim.get(claim, set())
+                pods.discard(change.key)
+                if not pods:
+                    self._by_claim.pop(claim, None)
+
+
 class PodsByLabel:
     """Which pods have each label, so that a selector looks at few of them. Kept up to date by a watch."""
 

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from pytest_vmscale.embedded.controllers.common import PodsByClaim
+from pytest_vmscale.embedded.controllers.garbage import GarbageCollector
 from pytest_vmscale.embedded.controllers.kubelet import Kubelet
 from pytest_vmscale.embedded.controllers.nodes import NodeLifecycle, Nodes
 from pytest_vmscale.embedded.controllers.scheduler import Scheduler
@@ -316,5 +318,26 @@ def test_a_reboot_restarts_pods_that_restart_and_fails_the_others():
             await cluster.until(lambda: phase(cluster, "never") == "Failed")
             await cluster.until(lambda: phase(cluster, "always") == "Running"
                                 and cluster.get("pods", "always")["status"]["containerStatuses"][0]["restartCount"] == 1)
+
+    asyncio.run(scenario())
+
+
+def test_pods_are_found_by_their_claims():
+    def volume(claim):
+        return {"name": claim, "persistentVolumeClaim": {"claimName": claim}}
+
+    async def scenario():
+        async with running(StandIn(), GarbageCollector) as cluster:
+            cluster.pod("before", volumes=[volume("disk")])
+            pods = PodsByClaim(cluster.resources)
+            cluster.pod("both", volumes=[volume("disk"), volume("other"), {"name": "e", "emptyDir": {}}])
+            cluster.pod("none", volumes=[{"name": "disk", "emptyDir": {}}])
+
+            def using(claim, namespace="ns"):
+                return [pod["metadata"]["name"] for pod in pods.using((namespace, claim))]
+
+            assert (using("disk"), using("other"), using("disk", "elsewhere")) == (["before", "both"], ["both"], [])
+            cluster.delete("pods", "both", grace_seconds=0)
+            assert (using("disk"), using("other")) == (["before"], [])
 
     asyncio.run(scenario())

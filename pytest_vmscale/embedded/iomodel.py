@@ -190,16 +190,19 @@ class Pool:
     # Live migration.
 
     def migration_started(self, key: Key) -> None:
-        """The guest's memory is being copied from now on."""
+        """From now on the guest has a second launcher, on another node."""
         self._traffic.running.add(key)
         self._count_migrations()
 
-    def migration_ended(self, key: Key, downtime_seconds: float) -> None:
-        """It runs on its target (or still on its source), after a pause of so long."""
+    def paused(self, key: Key, seconds: float) -> None:
+        """The guest has just stood still for so long, and goes on elsewhere."""
+        self._traffic.pauses.setdefault(key, []).append((self._clock.now(), seconds))
+        self._version += 1
+
+    def migration_ended(self, key: Key) -> None:
+        """It has one launcher again."""
         if key in self._traffic.running:
             self._traffic.running.remove(key)
-            if downtime_seconds > 0:
-                self._traffic.pauses.setdefault(key, []).append((self._clock.now(), downtime_seconds))
             self._count_migrations()
 
     def _count_migrations(self) -> None:

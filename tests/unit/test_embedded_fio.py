@@ -187,8 +187,9 @@ def test_the_pause_of_a_switchover_is_one_long_latency() -> None:
         loads = [pool.add(("ns", name), Demand("read", 100.0), clock.now()) for name in ("moved", "stayed")]
         pool.migration_started(("ns", "moved"))
         await clock.sleep(10)
-        pool.migration_ended(("ns", "moved"), 0.25)
-        pool.migration_ended(("ns", "never-started"), 1.0)
+        pool.paused(("ns", "moved"), 0.25)
+        pool.migration_ended(("ns", "moved"))
+        pool.migration_ended(("ns", "never-started"))
         await clock.sleep(10)
         return [pool.served(load, load.started, clock.now()) for load in loads]
 

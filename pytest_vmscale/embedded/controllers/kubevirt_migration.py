@@ -50,6 +50,7 @@ class Migrations:
     def __init__(self, cluster: Cluster, client: Client, launchers: Children) -> None:
         self._cluster, self._resources, self._clock, self._client, self._launchers = cluster, cluster.resources, cluster.clock, client, launchers
         self._timing = cluster.timing.migration
+        self._pool: Any = getattr(cluster, "pool", None)
         kind = cluster.resources.kind
         self._migrations, self._vmis = kind("virtualmachineinstancemigrations.kubevirt.io"), kind("virtualmachineinstances.kubevirt.io")
         self._pods, self._nodes, self._claims = kind("pods"), kind("nodes"), kind("persistentvolumeclaims")
@@ -91,19 +92,24 @@ class Migrations:
         vmi = (change.key[0], str(migration["spec"].get("vmiName", "")))
         phase = phase_of(migration)
         if change.type == "DELETED":
-            self._unfinished.pop(change.key, None)
+            self._over(change.key)
             self._of_vmi.get(vmi, set()).discard(change.key)
             if not self._of_vmi.get(vmi):
                 self._of_vmi.pop(vmi, None)
             return
         self._of_vmi.setdefault(vmi, set()).add(change.key)
         if phase in FINAL:
-            self._unfinished.pop(change.key, None)
+            self._over(change.key)
         elif change.key in self._unfinished:
             self._unfinished[change.key].phase = phase
         else:
             self._unfinished[change.key] = Unfinished(vmi, phase, PRIORITIES.get(migration["spec"].get("priority", ""), 0))
         self._workers.queue.add(change.key)
+
+    def _over(self, key: Key) -> None:
+        known = self._unfinished.pop(key, None)
+        if known is not None and known.source and self._pool is not None:
+            self._pool.migration_ended(known.vmi)
 
     def _vmi_changed(self, change: Change) -> None:
         for key in self._of_vmi.get(change.key, ()):
@@ -233,6 +239,8 @@ class Migrations:
             pod = await self._client.create(self._pods, target_pod(vmi, claims, migration, labels))
             if known is not None:
                 known.source = node
+                if self._pool is not None:
+                    self._pool.migration_started(known.vmi)
         self._cluster.truth.write("migration-target-created", *key_of(vmi), migration=key[1], pod=pod["metadata"]["name"])
         self._client.event(migration, "SuccessfulCreate", f"Created migration target pod {pod['metadata']['name']}")
 

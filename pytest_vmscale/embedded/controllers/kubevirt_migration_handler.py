@@ -82,25 +82,18 @@ class MigrationHandlers:
 
     async def _run(self, job: Job) -> None:
         pool: Any = getattr(self._cluster, "pool", None)
-        moving = False
         try:
             await self._prepare(job)
             guest = await self._begin(job)
-            moving = True
-            if pool is not None:
-                pool.migration_started(job.key)
             downtime = await self._transfer(job, guest)
             if pool is not None:
-                pool.migration_ended(job.key, downtime)
-            moving = False
+                pool.paused(job.key, downtime)
             await self._finish(job, guest, downtime)
         except Failed as failure:
             await self._fail(job, str(failure))
         except Over:
             self._cluster.hosts.pod_exited(job.key[0], job.target_pod, 0)
         finally:
-            if moving and pool is not None:
-                pool.migration_ended(job.key, 0.0)
             del self._jobs[job.uid]
 
     def _vmi(self, job: Job) -> Object:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ..api.server import ApiServer
 
 NAME = "default-scheduler"
-MOST_CYCLES_AT_ONCE = 20  # then the others have their turn, even if this one is late
 
 
 class Scheduler:
@@ -139,21 +138,16 @@ class Scheduler:
             self._cluster_changed()
 
     async def _schedule(self) -> None:
-        """One pod after the other. It is the cycles' cluster time that counts, however late the event loop comes to them."""
-        free_at, unbroken = self._clock.now(), 0
+        """One pod after the other."""
         while True:
             while not self._active:
                 self._wakeup.clear()
                 await self._wakeup.wait()
-                free_at = max(free_at, self._clock.now())
             _, _, key = heapq.heappop(self._active)
             if key in self._queued:
                 self._queued.discard(key)
                 self._cycle(key)
-                free_at, unbroken = free_at + self._timing.scheduler_cycle_seconds, unbroken + 1
-                if free_at > self._clock.now() or unbroken >= MOST_CYCLES_AT_ONCE:
-                    unbroken = 0
-                    await self._clock.sleep_until(free_at)
+                await self._clock.sleep(self._timing.scheduler_cycle_seconds)
 
     def _cycle(self, key: Key) -> None:
         pod = self._resources.find(self._pods, *key)

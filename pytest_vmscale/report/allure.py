@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_vmscale.model import Measurement, Objective, Outcome
 from pytest_vmscale.report.tables import FACTS
+from pytest_vmscale.report.terminal import count
 from pytest_vmscale.scenarios import Scenario, named, of_objective
 
 if TYPE_CHECKING:
@@ -132,7 +133,10 @@ def attach_comparison(measurement: Measurement, compared: Compared, run: Reporte
     dynamic.epic(EPIC)
     dynamic.feature(named(measurement.scenario).title)
     dynamic.story("No regression against the baseline")
-    dynamic.title(f"{measurement.scope}: {comparison.one_line(compared)}" if not compared.regressions else f"{measurement.scope}: worse than before")
+    told = "not compared with the baseline"
+    if any(each.changes for each in compared.comparisons):
+        told = f"{count(len(compared.regressions), 'regression')}" if compared.regressions else comparison.one_line(compared)
+    dynamic.title(f"{measurement.scope}: {told}")
     dynamic.severity(allure.severity_level.CRITICAL)
     found = comparison.lines(compared)
     dynamic.description("\n".join(["```", *found, "```"]))
@@ -191,7 +195,9 @@ def executor(environ: Mapping[str, str]) -> dict[str, Any] | None:
 
 def _title(objective: Objective) -> str:
     """What an overview needs. Allure follows a test from run to run by its function, whatever its title."""
-    against = "" if objective.limit is None else f" (limit {objective.limit:g} {objective.unit})"
+    # "19 of 20" needs no "limit 100 %".
+    silent = objective.limit is None or (objective.unit == "%" and "%" not in objective.measured_text)
+    against = "" if silent else f" (limit {objective.limit:g} {objective.unit})"
     return f"{_named(objective)}: {objective.measured_text}{against}"
 
 

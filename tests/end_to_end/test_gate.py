@@ -136,3 +136,10 @@ def test_a_sweep_that_failed_alone_is_measured_with_its_points(scale):
     assert collected.code == 0, collected.out + collected.err
     named = [line for line in collected.out.splitlines() if "::" in line]
     assert [sum(f"[{vms}-vms" in line for line in named) for vms in (5, 10, 20)] == [7, 7, 7] and named[-1] == sweep
+
+
+def test_each_suite_puts_back_what_it_changed_before_the_next_begins():
+    """A migration's zones cannot be what they were once an upgrade has been through them."""
+    from fixtures.edits import edits
+
+    assert edits._fixture_function_marker.scope == "module"

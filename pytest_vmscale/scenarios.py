@@ -142,7 +142,7 @@ ALL = (
     Scenario("datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=30.0, record=DeployRecord, sizes=_each_point),
     Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0, record=BootRecord, sizes=_each_point),
     Scenario("fio", "latency", "latency", "I/O latency", "latency", speed=100.0, record=LatencyRecord, sizes=_each_node_count),
-    Scenario("migration", "migration", "migration", "Migration", "migration", speed=40.0, disruptive=True, record=MigrationRecord),
+    Scenario("migration", "migration", "migration", "Migration", "migration", speed=60.0, disruptive=True, record=MigrationRecord),
     Scenario(
         "migration-latency",
         "latency and migration",

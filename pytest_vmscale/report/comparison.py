@@ -12,7 +12,7 @@ from pytest_vmscale.report.files import slug
 from pytest_vmscale.report.saved import Saved
 from pytest_vmscale.report.terminal import count, cut, wrap
 from pytest_vmscale.scenarios import named
-from pytest_vmscale.slo.baseline import FALSE_ALARM, Change, Comparison, Conditions, Finding, compare, differences
+from pytest_vmscale.slo.baseline import ENOUGH_RUNS, FALSE_ALARM, Change, Comparison, Conditions, Finding, compare, differences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -178,6 +178,8 @@ def lines(compared: Compared, everything: bool = False) -> list[str]:
     """For the terminal, in at most 100 columns: each regression and improvement, and how many were neither (`everything`: these too)."""
     runs = list(dict.fromkeys(str(each["run_id"]) for each in compared.baselines))
     told = wrap(f"Compared with {count(len(runs), 'earlier run')} ({', '.join(runs)}), tolerance {compared.tolerance_percent:g} %", "")
+    if len(runs) < ENOUGH_RUNS:
+        told += wrap(f"What runs differ by is assumed, and told by {ENOUGH_RUNS} earlier runs or more.", "")
     for each in compared.comparisons:
         told += ["", *scenario_lines(each, everything)]
     return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,7 +24,8 @@ WINDOW_GAP_SECONDS = 5
 class Load:
     """fio that runs beside the upgrades: in windows one after the other, of which the first is over before any is asked for.
 
-    iops: of reads and of writes, each. longest_seconds: what the upgrades may take in all; there are windows for so long."""
+    iops: of reads and of writes, each. longest_seconds: what the upgrades may take in all; there are windows for so long. at_rest: entered
+    around what is done in each guest while nothing is measured, so that cluster time need not run on meanwhile."""
 
     workload: Workload
     clock: Clock
@@ -32,6 +34,7 @@ class Load:
     window_seconds: int
     longest_seconds: float
     options: Mapping[str, Any] = field(default_factory=dict)
+    at_rest: Callable[[], contextlib.AbstractAsyncContextManager[None]] = contextlib.nullcontext
     barrier: Barrier | None = None  # once it runs
 
     def windows(self) -> list[Timed]:
@@ -44,7 +47,8 @@ class Load:
     async def begin(self) -> None:
         """Start it, unless it runs, and let the window without an upgrade pass."""
         if self.barrier is None:
-            self.barrier = await self.workload.start(self.windows())
+            async with self.at_rest():
+                self.barrier = await self.workload.start(self.windows())
         end = self.barrier.epoch + self.barrier.timed[0].end_seconds
         await self.clock.sleep(end - self.clock.now())
 
@@ -60,7 +64,8 @@ class Load:
         runs = {key: GuestRun(key, run.offset, error=run.error) for key, run in began.runs.items()}
         found = replace(began, timed=tuple(timed), runs=runs)
         if timed:
-            await self.workload.fetch(found, 0.0)
+            async with self.at_rest():
+                await self.workload.fetch(found, 0.0)
         return found
 
 

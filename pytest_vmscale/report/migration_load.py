@@ -106,8 +106,8 @@ def _one(measurement: Measurement, subtitle: str) -> list[str]:
     for load, each in (details.get("migrations") or {}).items():
         told.append(f"{each['count']} under the {load}" + ("" if each["mean_seconds"] is None else f", {each['mean_seconds']:.1f} s on average"))
     if told:
-        percent = details.get("duration_added_percent")
-        added = "" if percent is None else f" ({percent:+.1f} %)"
+        longer = details.get("duration_added") or {}
+        added = "" if longer.get("percent") is None else f" ({longer['percent']:+.1f} % over the {count(longer['vms'], 'VM')} that were migrated under both)"
         limits = details.get("limits") or {}
         found += wrap(f"Live migrations: {'; '.join(told)}{added}; at most {details.get('most_in_flight')} at once, of {limits.get('per_cluster')} allowed.", "")
     longest = max(records_of(measurement), key=lambda each: each.longest_gap_seconds or 0.0, default=None)

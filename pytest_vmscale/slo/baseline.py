@@ -162,8 +162,8 @@ def compare(now: Measurement, before: Sequence[Measurement], tolerance_percent: 
 
 @dataclass(frozen=True)
 class _Raw:
-    """A change before it is judged. `noise_percent` is one standard deviation here. `least`: what the change must exceed whatever
-    the noise, in the metric's unit. `sure`: the probability of chance, where it is known without a noise."""
+    """A change before it is judged. `noise_percent` is one standard deviation here. `least`: what a busy machine may make of the figure
+    beside all noise, in the metric's unit. `sure`: the probability of chance, where it is known without a noise."""
 
     change: Change
     noise_percent: float | None = None
@@ -176,7 +176,7 @@ class _Raw:
 def _changes(now: Measurement, before: Sequence[Measurement]) -> list[_Raw]:
     kind = type(now.records[0]) if now.records else Record
     found = [_lost(now, before)]
-    late, by_chance = max(map(_lateness_seconds, (now, *before))), _last_vm_percent(now, before, kind.OUTCOME)
+    late, by_chance = _late_seconds((now, *before)), _last_vm_percent(now, before, kind.OUTCOME)
     found.append(_figure("duration_seconds", now.duration_seconds, [each.duration_seconds for each in before], late, by_chance, True))
     for name in kind.FIGURES:
         theirs = [_number(each.details.get(name)) for each in before]
@@ -208,7 +208,7 @@ def _metric_changes(metric: str, now: Measurement, before: Sequence[Measurement]
         return []
     p = _rank_p(mine, pooled)
     stamped = metric.endswith("_seconds") and bool(now.records) and now.records[0].STAMPED
-    floor = max(map(_lateness_seconds, (now, *before))) if stamped else 0.0
+    floor = _late_seconds((now, *before)) if stamped else 0.0
     found = []
     for percent in (50, 90, 95, 99) if lower_is_better else (50, 10, 5, 1):
         statistic = f"p{percent}"
@@ -266,7 +266,16 @@ def _figure(
     return _Raw(replace(change, change_percent=_percent(mean, mine)), noise_percent=noise, least=late_seconds if timed else 0.0)
 
 
-def _lateness_seconds(measurement: Measurement) -> float:
+def _late_seconds(runs: Sequence[Measurement]) -> float:
+    """What figures of these runs may differ by because the measuring machine was busy: it stamped late, or took longer to send the
+    same requests."""
+    rates = [_number(each.details.get("request_rate_achieved")) for each in runs]
+    sending = [each.size / rate for each, rate in zip(runs, rates, strict=True) if rate]
+    slower = max(sending) - min(sending) if len(sending) == len(runs) else 0.0
+    return max(map(_stamp_lateness_seconds, runs)) + slower
+
+
+def _stamp_lateness_seconds(measurement: Measurement) -> float:
     """What stamps of this run may be late by. Where the objects' own timestamps were laid beside them, they tell: a steady
     difference is that of two clocks, and a second of it is those timestamps' resolution; what is more is a machine too busy to look."""
     skew = measurement.details.get("object_skew_seconds")
@@ -292,7 +301,7 @@ def _judge(raw: _Raw, tolerance_percent: float, chance: float) -> Change:
         return replace(change, finding=Finding.REGRESSION if raw.worse else Finding.IMPROVEMENT)
     if raw.noise_percent is None or change.change_percent is None or change.baseline is None:
         return change
-    noise = max(NormalDist().inv_cdf(1 - chance) * raw.noise_percent, raw.least / change.baseline * 100)
+    noise = NormalDist().inv_cdf(1 - chance) * raw.noise_percent + raw.least / change.baseline * 100
     worse = change.change_percent if change.lower_is_better else -change.change_percent
     seen = abs(worse) > max(tolerance_percent, noise) and not (raw.corroborated and change.rank_p is not None and change.rank_p >= chance)
     if seen:

@@ -127,6 +127,15 @@ def test_stamps_that_came_late_are_no_regression():
     assert not those(found(busy, before), Finding.REGRESSION)
 
 
+def test_requests_that_were_sent_slower_are_no_regression():
+    """A storm whose requests took 12 s to send is not the storm whose requests took one."""
+    before, later = make_measurement([60.0 + each / 10 for each in range(300)]), make_measurement([70.0 + each / 10 for each in range(300)])
+    before = replace(before, details={**before.details, "request_rate_achieved": 300.0})
+    same, slow = (replace(later, details={**later.details, "request_rate_achieved": rate}) for rate in (300.0, 25.0))
+    assert "time_to_ssh_seconds p90" in those(found(same, before), Finding.REGRESSION)
+    assert not those(found(slow, before), Finding.REGRESSION)
+
+
 def test_more_failures_are_a_regression_and_so_is_a_percentile_that_falls_on_them():
     worse = those(found(storm(1, failed=60), storm(0)), Finding.REGRESSION)
     assert {"failed_percent value", "time_to_ssh_seconds p99"} <= worse

@@ -1,8 +1,8 @@
 """I/O under live migration: fio in every guest of a fleet, first while nothing moves, then the same while VMs are migrated.
 
 The same load with migrations against the same load without: what else could be compared (a load that was not there before) says nothing of
-migration. Migrations are asked for one by one, as many at a time as the cluster allows, so that all its slots are full for as long as fio
-measures; between two loads none is under way.
+migration. Migrations are asked for one by one, twice as many at a time as the cluster allows, so that one waits for each slot and all are full for as
+long as fio measures; between two loads what is under way ends.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ ACHIEVED_SHARE = 0.99  # below this share of its rate a guest measures its own q
 GAP_SECONDS = 10  # between two runs of one load
 # Between two loads: what is under way has so long to end, less the lead of the next one's migrations.
 QUIET_SECONDS = 120
+ASKED_FOR_EACH_SLOT = 2  # one is under way, and one waits until that has ended
 LEAD_SECONDS = 60  # migrations begin so long before fio does: until all slots are full
 LOOK_SECONDS = 1.0
 FETCH_SECONDS = 600.0
@@ -171,12 +172,11 @@ class _Work:
         for load, (start, end) in moving_spans(self.timed).items():
             waiting = deque(self.fleet.guests)
             await self.clock.sleep(self.barrier.epoch + start - LEAD_SECONDS - self.clock.now())
-            slots = min(self.limits.per_cluster, len(self.fleet.guests))
             async with asyncio.TaskGroup() as group:
-                for _ in range(slots):
-                    group.create_task(self._slot(load, self.barrier.epoch + end, waiting))
+                for _ in range(min(ASKED_FOR_EACH_SLOT * self.limits.per_cluster, len(self.fleet.guests))):
+                    group.create_task(self._one_by_one(load, self.barrier.epoch + end, waiting))
 
-    async def _slot(self, load: str, until: float, waiting: deque[Guest]) -> None:
+    async def _one_by_one(self, load: str, until: float, waiting: deque[Guest]) -> None:
         """One migration after the other, until the time is over."""
         while self.clock.now() < until and waiting:
             guest = waiting.popleft()

@@ -175,6 +175,8 @@ class Cluster:
                 await response.write(orjson.dumps(self._clock_now()) + b"\n")
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), CLOCK_AGAIN_WALL_SECONDS)
+        except ConnectionResetError:
+            pass  # the client has gone
         finally:
             self._clock_readers.discard(changed)
         return response

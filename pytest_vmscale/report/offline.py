@@ -144,7 +144,9 @@ def _where(run: Over) -> str:
         first = run.saved[0]
         version = first.cluster.get("openshift_version")
         if first.cluster["kind"] == "embedded" and version:
-            return f"OpenShift {version}, {first.cluster.get('worker_count', '?')} workers, {first.subtitle}"
+            rates = sorted({each.measurement.time_rate for each in run.saved})
+            told = f"embedded cluster, simulated at {' to '.join(f'{each:g}x' for each in dict.fromkeys((rates[0], rates[-1])))}"
+            return f"OpenShift {version}, {first.cluster.get('worker_count', '?')} workers, {told}"
         return first.subtitle
     return f"{run.cluster['kind']} cluster"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pytest_vmscale.clock import Clock
 from pytest_vmscale.cluster.access import ClusterError
 from pytest_vmscale.cluster.embedded import EmbeddedProcess, launch, read_clock, set_speed
 from pytest_vmscale.cluster.requests import ApiError
+from pytest_vmscale.embedded import cluster as embedded
 
 from .scripted import refusal, serving
 
@@ -107,3 +109,39 @@ def test_a_refused_speed_leaves_the_clock_alone(tmp_path: Path) -> None:
         assert clock.rate == 20.0
 
     asyncio.run(run())
+
+
+def test_a_follower_of_the_clock_that_goes_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    class Clocks:
+        """Of the embedded cluster, what its clock's readers need."""
+
+        _stopping = False
+
+        def __init__(self) -> None:
+            self._clock_readers: set[asyncio.Event] = set()
+
+        def _clock_now(self) -> dict[str, float]:
+            return {"speed": 20.0}
+
+    async def follow_and_go() -> None:
+        clocks = Clocks()
+        app = web.Application()
+        app.router.add_get("/vmscale/clock", functools.partial(embedded.Cluster._get_clock, clocks))  # type: ignore[arg-type]
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+        writer.write(b"GET /vmscale/clock?follow HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"20.0}\n")
+        writer.transport.abort()
+        end = time.monotonic() + 20
+        while clocks._clock_readers and time.monotonic() < end:
+            for changed in clocks._clock_readers:
+                changed.set()
+            await asyncio.sleep(0.01)
+        assert not clocks._clock_readers
+        await runner.cleanup()
+
+    asyncio.run(follow_and_go())
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]

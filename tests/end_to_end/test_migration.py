@@ -237,3 +237,21 @@ def test_a_cluster_that_is_not_this_runs_own_is_not_touched_without_permission(s
         "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}], "users": [{"name": "u", "user": {"token": "t"}}]}))  # fmt: skip
     outcome = scale(f"--kubeconfig={kubeconfig}", "--vms", "6", "-m", "migration", suite=SUITE)
     assert outcome.code == 4 and outcome.nothing_started and "give --allow-disruptive" in outcome.out + outcome.err
+
+
+def test_migration_under_load_is_the_same_load_with_and_without_migrations(scale):
+    Path("short.yaml").write_text("fio: {baseline_iops: 30, baseline_seconds: 10, workload_iops: 100, workload_seconds: 10}\n")
+    outcome = scale("-m", "migration and latency", "--vms", "4", "--allow-disruptive", "--sim-workers", "6", "--sim-speed", "100", "--vmscale-config", "short.yaml",
+                    suite=SUITE)  # fmt: skip
+    assert outcome.code == 0, outcome.out + outcome.err
+    assert [problem for path in outcome.results.glob("*.json") for problem in problems(path)] == []
+    assert not list(outcome.results.glob("migration_*")), "no zone is emptied"
+    results = outcome.json("migration-latency_results.json")
+    details = results["details"]
+    assert {each["status"] for each in results["records"]} == {"Success"} and details["failed_migrations"] == 0
+    for phase in details["phases"].values():
+        assert phase["reported"] == 4 and phase["iops_achieved"] == pytest.approx(phase["iops_wanted"], rel=0.01)
+    assert details["added"]["workload-read"]["percent"] > 0 and details["added"]["workload-write"]["percent"] > 0
+    assert all(each["migrations"] > 0 and each["longest_gap_seconds"] > 0.01 for each in results["records"])
+    first, last = details["moving"]["baseline"][0], details["moving"]["workload"][1]
+    assert all(first - 61 <= at <= last + 300 for at, active, _ in details["in_flight"] if active), "nothing moves while the first half is measured"

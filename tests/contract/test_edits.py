@@ -75,6 +75,22 @@ def test_an_edited_object_is_afterwards_byte_for_byte_what_it_was(api, run_id):
     assert json.dumps(told(api, ref), sort_keys=True) == before
 
 
+def test_one_field_of_many_objects_is_put_back_and_nothing_else(api, run_id):
+    refs = [made(api, name, colour="red") for name in ("one", "two")]
+
+    async def work(cluster: Cluster) -> tuple[str, ...]:
+        edits = Edits(cluster, run_id)
+        await edits.change_all(refs, {"/data/colour": "green"})
+        await edits.change_all(refs, {"/data/size": "large"})
+        left = await edits.undo_field(refs, "/data/size")
+        assert [told(api, ref)["data"] for ref in refs] == [{"colour": "green"}] * 2
+        assert len(await read_journal(cluster, run_id)) == 2, "what is put back need not be put back again"
+        return (*left, *await edits.undo_all(deadline_seconds=10))
+
+    assert on(api, work) == ()
+    assert [told(api, ref)["data"] for ref in refs] == [{"colour": "red"}] * 2
+
+
 def test_what_is_undone_is_written_down_before_it_is_done(api, run_id):
     ref = made(api, "site", colour="red")
 

@@ -16,9 +16,9 @@ from .conftest import account_of, apply_roles
 SUITES = {
     "deployment": ("--vms", "4", "--bulk-size", "2", "--clone-strategy", "snapshot"),
     "bootstorm": ("--vms", "2,3"),
-    "latency": ("--nodes", "1", "--vms-per-node", "2", "--background-pods", "5", "--vmscale-config=quick.yaml"),
-    "migration": ("--vms", "3", "--migration-pods", "3"),
-    "upgrade": ("--vms", "3", "--upgrade-to", "4.9.23", "--upgrade-load-share", "0"),
+    "latency": ("-m", "latency", "--nodes", "1", "--vms-per-node", "2", "--background-pods", "5", "--vmscale-config=quick.yaml"),
+    "migration": ("-m", "migration", "--vms", "2", "--migration-pods", "2", "--zones", "2"),
+    "upgrade": ("--vms", "2", "--upgrade-to", "4.9.23", "--upgrade-load-share", "0"),
 }
 QUICK = "fio: {directories: 1, files_per_directory: 1, baseline_iops: 100, baseline_seconds: 5, ramp_seconds: 2, workload_seconds: 5}\n"
 
@@ -28,7 +28,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An embedded cluster with all of the roles; its administrator's kubeconfig."""
     state = tmp_path_factory.mktemp("permissions") / "state"
     vmscale = [sys.executable, "-m", "pytest_vmscale.cli", "embedded"]
-    up = [*vmscale, "up", "--detach", "--workers", "6", "--speed", "300", "--state-dir", str(state)]
+    up = [*vmscale, "up", "--detach", "--workers", "4", "--speed", "300", "--state-dir", str(state)]
     kubeconfig = Path(subprocess.run(up, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     try:
         apply_roles(kubeconfig)

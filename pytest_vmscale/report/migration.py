@@ -96,7 +96,7 @@ def plan(run: Run) -> Plan:
     create = list(fleet_lines(settings, plan_fleet(settings, "migration", settings.largest, mix)))
     if pods:
         create.append(f"{pods} idle pods in Deployments of 100")
-    change = ["each worker outside the zone: the label vmscale.io/closed, while the fleet starts"]
+    change = ["each node outside the zone: the label vmscale.io/closed, while the fleet starts"]
     if trigger == "machineconfig":
         if settings.site.zones:
             change.append(f"the site's zones are used: {', '.join(settings.site.zones)}; the nodes of the first are drained and reboot")

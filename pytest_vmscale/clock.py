@@ -20,12 +20,10 @@ class Clock:
         # From which stamp on, from which time, and how fast: what was stamped before a change is told by what held then.
         self._pieces = [(time.monotonic() if monotonic is None else monotonic, time.time() if epoch is None else epoch, rate)]
         self._was_set = False
-        self._latest = float("-inf")
 
     def now(self) -> float:
-        """The cluster's Unix time. Monotonic: it never goes back, whatever the wall's clock does."""
-        self._latest = max(self._latest, self.at(time.monotonic()))
-        return self._latest
+        """The cluster's Unix time, whatever the wall's clock does. It goes back only where the embedded cluster's time has stood still."""
+        return self.at(time.monotonic())
 
     def at(self, monotonic: float) -> float:
         """The cluster's Unix time at this stamp of time.monotonic()."""
@@ -43,7 +41,7 @@ class Clock:
     def set(self, rate: float, epoch: float, monotonic: float) -> None:
         """Go on at another rate, from this cluster time at this stamp of time.monotonic()."""
         if not self._was_set:  # what was assumed until now was another clock's
-            self._was_set, self._latest, self._pieces = True, float("-inf"), [(monotonic, epoch, rate)]
+            self._was_set, self._pieces = True, [(monotonic, epoch, rate)]
         elif monotonic > self._pieces[-1][0]:
             # What was told in the middle of a standstill was too late a time.
             for index in range(len(self._pieces) - 1, -1, -1):

@@ -87,9 +87,9 @@ class SimClock:
         self._listeners.append(listener)
 
     def set_speed(self, speed: float) -> None:
-        """Go on from the same cluster time at another speed."""
+        """Go on from the same cluster time at another speed. What the machine was behind by is not taken along: at a lower speed it is longer."""
         self._check(speed)
-        self._go_on(self.outside(), speed)
+        self._go_on(self.now(), speed)
         self._arm()
 
     def _go_on(self, at: float, speed: float) -> None:

@@ -124,6 +124,17 @@ def test_another_speed_goes_on_from_the_same_time():
     assert run(scenario()) == pytest.approx((150.0, 101.0))
 
 
+def test_another_speed_leaves_behind_what_the_machine_was_behind_by():
+    async def scenario():
+        clock = SimClock(SPEED)
+        start = clock.now()
+        clock.call_at(start + 1.0, lambda: (busy(0.02), clock.set_speed(1.0)))
+        await clock.sleep_until(start + 1.0)
+        return clock.outside() - start
+
+    assert asyncio.run(scenario()) == pytest.approx(1.0, abs=0.5)  # and not the twenty seconds that passed at the old speed
+
+
 def test_stamps_are_told_by_what_held_when_they_were_made():
     clock = Clock(rate=20.0, epoch=5000.0, monotonic=0.0)  # assumed, until the cluster says what is so
     clock.set(10.0, 1000.0, 50.0)

@@ -139,7 +139,9 @@ class Scenario:
 
 
 ALL = (
-    Scenario("datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=30.0, record=DeployRecord, sizes=_each_point),
+    Scenario(
+        "datasource-clone", "deployment", "deployment", "Deployment", "deployment", speed=30.0, record=DeployRecord, sizes=_each_point
+    ),
     Scenario("boot-storm", "bootstorm", "bootstorm", "Boot storm", "boot_storm", speed=20.0, record=BootRecord, sizes=_each_point),
     Scenario("fio", "latency", "latency", "I/O latency", "latency", speed=100.0, record=LatencyRecord, sizes=_each_node_count),
     Scenario("migration", "migration", "migration", "Migration", "migration", speed=60.0, disruptive=True, record=MigrationRecord),
@@ -166,7 +168,9 @@ def check_profile(profile: Profile) -> None:
         prefix = objective_id.partition(".")[0]
         scenario = next((each for each in ALL if each.prefix == prefix), None)
         if scenario is None:
-            raise ProfileError(f"{where}: {key}: no scenario's objectives begin with {prefix!r}; there are {', '.join(each.prefix for each in ALL)}")
+            raise ProfileError(
+                f"{where}: {key}: no scenario's objectives begin with {prefix!r}; there are {', '.join(each.prefix for each in ALL)}"
+            )
         built_in = _built_in(scenario, profile)
         if table == "objectives":
             if objective_id in built_in:

@@ -212,7 +212,9 @@ def test_what_a_cluster_says_is_no_markup() -> None:
 
 
 def test_session_files(tmp_path: Path) -> None:
-    report.write_environment(tmp_path / "a", {"kind": "embedded", "node_shape": {"cpu": 40}, "time_rate": 20.0, "none": None, "path": "C:\\x\ny"}, {})
+    report.write_environment(
+        tmp_path / "a", {"kind": "embedded", "node_shape": {"cpu": 40}, "time_rate": 20.0, "none": None, "path": "C:\\x\ny"}, {}
+    )
     lines = (tmp_path / "a" / "environment.properties").read_text().splitlines()
     assert lines == ["Cluster=embedded", "Each\\ worker=cpu 40", "Time\\ rate=20", "Path=C:\\\\x y"]
     assert not (tmp_path / "a" / "executor.json").exists()

@@ -194,6 +194,8 @@ class _Work:
                 why = [f"held by the disruption budget {budget}" for budget in budgets_of(site, pod)]
                 if vm and vm.not_migratable:
                     why.append(f"it cannot be live migrated: {vm.not_migratable}")
+                if failed := [each.failure for each in vm.attempts.values() if each.phase == "Failed"] if vm else []:
+                    why.append(f"{len(failed)} of its migrations failed, the last because: {failed[-1]}")
                 found.append({"node": node, "what": name, "why": "; ".join(why) or "it does not say why"})
         # What is held tells more than what only has not had its turn.
         return sorted(found, key=lambda each: each["why"] == "it does not say why")[:BLOCKED_NAMED]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -165,11 +166,12 @@ def _one(measurement: Measurement, subtitle: str) -> list[str]:
         found += wrap(f"The watches were broken {count(len(measurement.gaps), 'time')}, for {blind:.1f} s in all; each went on.", "")
     if measurement.failed:
         found += ["", *failed_lines(measurement.failed, "did not leave as they should" if len(measurement.failed) > 1 else "did not leave as it should")]
-    failed = [f"{each.namespace}/{each.vm_name}: {failure}" for each in migration_records(measurement) for failure in each.failures]
+    failed = Counter(f"{each.namespace}/{each.vm_name}: {failure}" for each in migration_records(measurement) for failure in each.failures)
     if failed:
-        found += ["", f"{count(len(failed), 'migration')} failed:"]
-        found += [line for each in failed[:_NAMED] for line in wrap(each, "  ", "      ")]
-        found += [f"  and {len(failed) - _NAMED} more"] if len(failed) > _NAMED else []
+        found += ["", f"{count(failed.total(), 'migration')} failed:"]
+        for told, times in list(failed.items())[:_NAMED]:
+            found += wrap(told + (f" ({times} times)" if times > 1 else ""), "  ", "      ")
+        found += [f"  and {len(failed) - _NAMED} more VMs or reasons"] if len(failed) > _NAMED else []
     return found
 
 

@@ -122,7 +122,7 @@ def test_a_measurement_that_was_cut_short_is_inconclusive():
 
 
 def test_the_terminal_tells_live_migrations_and_restarts_apart():
-    records = [record(0), record(1, "fedora", 23.0), record(2, "windows", 12.0, failures=("aborted",)),
+    records = [record(0), record(1, "fedora", 23.0), record(2, "windows", 12.0, failures=("aborted", "aborted")),
                record(3, status=Status.TIMED_OUT, error="it is still on a", time_to_moved_seconds=None, migration_duration_seconds=None)]  # fmt: skip
     lines = report.lines([measured(records, failed_migrations=1)], "embedded, simulated at 40x")
     text = "\n".join(lines)
@@ -130,7 +130,7 @@ def test_the_terminal_tells_live_migrations_and_restarts_apart():
     assert lines[0] == "Migration of 4 VMs: done in 150.0 min (9000 s) (embedded, simulated at 40x)"
     assert lines[1] == "The 2 nodes of zone-0 are emptied by a machine config that reboots its nodes."
     assert "1 fedora VM, restarted, on average 23.0 s" in text and "2 rhel VMs, live migrated, on average none, 1 have no time" in text
-    assert "ns/windows-00002: aborted" in text and "ns/rhel-00003: TimedOut" in text
+    assert "ns/windows-00002: aborted (2 times)" in text and "ns/rhel-00003: TimedOut" in text
     assert "Pods: 70 evicted, 70 of them ready again elsewhere, after 9.0 s on average" in text.replace("\n", " ")
 
 

@@ -32,7 +32,7 @@ LOOP_TURNS = 5  # of the event loop, until a line that has arrived has been read
 # The barrier lies so far ahead: a second, and this multiple of what the pace so far says that it takes to reach all guests. If it passes
 # before all have been reached, nothing has been measured yet: all begin again, with a later one.
 LEAD_WALL_SECONDS = 1.0
-LEAD_FACTOR = 1.5
+LEAD_FACTOR = 1.25
 BARRIER_TRIES = 3
 # Guests that have not ended, or cannot be reached, are asked again; the pauses grow. Cluster time.
 RETRY_SECONDS, RETRY_MOST_SECONDS, RETRY_FLOOR_WALL_SECONDS = 1.0, 15.0, 0.2

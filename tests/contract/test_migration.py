@@ -354,8 +354,9 @@ def streams(kubeconfig: Path) -> dict[str, list[dict[str, Any]]]:
     plurals = {"vm": VMS, "vmi": VMIS, "vmim": VMIM}
     seen: dict[str, list[dict[str, Any]]] = {kind: [] for kind in plurals}
 
-    async def follow(session: aiohttp.ClientSession, kind: str) -> None:
+    async def follow(session: aiohttp.ClientSession, kind: str, open: asyncio.Event) -> None:
         async with session.get(f"{cluster.server}{cluster.path(plurals[kind])}?watch=true", ssl=cluster.context) as reply:
+            open.set()
             async for line in reply.content:
                 seen[kind].append(json.loads(line)["object"])
 
@@ -364,7 +365,9 @@ def streams(kubeconfig: Path) -> dict[str, list[dict[str, Any]]]:
 
     async def inside() -> None:
         async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {cluster.token}"}) as session:
-            tasks = [asyncio.create_task(follow(session, kind)) for kind in plurals]
+            opened = {kind: asyncio.Event() for kind in plurals}
+            tasks = [asyncio.create_task(follow(session, kind, opened[kind])) for kind in plurals]
+            await asyncio.wait_for(asyncio.gather(*(each.wait() for each in opened.values())), DEADLINE_WALL_SECONDS)
             while not (seen["vm"] and seen["vmi"]):
                 await asyncio.sleep(0.02)
             await asyncio.to_thread(cluster.create, VMIM, migration("vm1", "mig2"))

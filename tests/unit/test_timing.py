@@ -80,3 +80,15 @@ def test_an_unknown_entry_is_no_silent_none() -> None:
         _ = timing.load().guests.speed
     with pytest.raises(KeyError):
         timing.load().replaced("guests", speed=1)
+
+
+def test_the_slower_release_stays_slower_than_the_reference_whatever_that_is_calibrated_to() -> None:
+    """A migration is its stream, but for half a second: 20 % longer."""
+    reference, regressed = timing.load(), timing.load("regressed")
+    streams = [each.migration.stream_bytes_per_second for each in (reference, regressed)]
+    assert streams[0] / streams[1] == pytest.approx(1.21, abs=0.02)
+    assert regressed.guests.agent_report_seconds[:5] < reference.guests.agent_report_seconds
+    assert {name for name in regressed.sources if regressed.sources[name] != reference.sources[name]} == {
+        "guests.agent_report_seconds",
+        "migration.stream_bytes_per_second",
+    }

@@ -50,7 +50,8 @@ class Load:
             async with self.at_rest():
                 self.barrier = await self.workload.start(self.windows())
         end = self.barrier.epoch + self.barrier.timed[0].end_seconds
-        await self.clock.sleep(end - self.clock.now())
+        while (left := end - self.clock.now()) > 0:  # cluster time may stand still for a moment, where its machine is behind
+            await self.clock.sleep(left)
 
     async def fetch(self, since: float) -> Barrier:
         """The windows that have ended so far, without those that had before `since` (cluster time) but for the first; with what came
@@ -240,6 +241,7 @@ def io_windows(barrier: Barrier, t0: float) -> list[dict[str, Any]]:
             start = barrier.epoch + timed.at_seconds - t0
             found.append(
                 {
+                    "baseline": timed.job.name == BASELINE,
                     "start_seconds": start,
                     "end_seconds": start + timed.job.runtime_seconds,
                     "vms": len(means),

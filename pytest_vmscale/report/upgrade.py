@@ -209,8 +209,8 @@ def _vm_lines(measurement: Measurement) -> list[str]:
     said += f" (each was asked every {details.get('ssh_interval_seconds', 0.0):.0f} s)."
     found = wrap(said, "")
     windows = details.get("io") or []
-    before = [each for each in windows if each["end_seconds"] <= 0]
-    meanwhile = [each for each in windows if each["end_seconds"] > 0]
+    before = [each for each in windows if each.get("baseline")]
+    meanwhile = [each for each in windows if not each.get("baseline")]
     if before and meanwhile:
         stalls = [each.io_longest_stall_seconds for each in records if each.io_longest_stall_seconds is not None]
         base, worst = before[0]["mean_seconds"], max(meanwhile, key=lambda each: float(each["mean_seconds"]))

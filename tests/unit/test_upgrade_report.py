@@ -42,7 +42,7 @@ def measured(seconds: float | None = 2100.0, records: Sequence[UpgradeRecord] | 
                    "updated_seconds": None, "trouble": ""}],
         "nodes": [], "api": {"read": api(), "write": api()}, "ssh_interval_seconds": 2.0,
         "vms": {"restarted": 0, "migrated": 0, "migrations": 0}, "ended_seconds": 2105.4, "measured_seconds": 2106.0,
-        "io": [{"start_seconds": start, "end_seconds": start + 600, "vms": 2, "mean_seconds": mean, "slowest_mean_seconds": 2 * mean,
+        "io": [{"baseline": start < 0, "start_seconds": start, "end_seconds": start + 600, "vms": 2, "mean_seconds": mean, "slowest_mean_seconds": 2 * mean,
                 "longest_stall_seconds": 0.2, "iops": 200.0} for start, mean in ((-600.0, 360e-6), (5.0, 396e-6))],
     }  # fmt: skip
     return Measurement(

@@ -125,8 +125,8 @@ class _Upgrade:
         space = f"/api/v1/namespaces/{fleet.namespaces[0]}"
         body = {"metadata": {"annotations": {"vmscale.io/upgrade-probe": run_id}}}
         self.api = (
-            ApiProbe("read", "GET", space, clock, cluster),
-            ApiProbe("write", "PATCH", f"{space}/configmaps/{PROBED_OBJECT}", clock, cluster, body),
+            ApiProbe("read", "GET", space, clock, cluster.access),
+            ApiProbe("write", "PATCH", f"{space}/configmaps/{PROBED_OBJECT}", clock, cluster.access, body),
         )
         self.io: Barrier | None = None
 

@@ -11,12 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..clock import Clock
+from ..cluster.access import Access
 from ..cluster.requests import ApiError, Cluster, network_reason
 from ..guest.probe import Readiness, answer
 from ..guest.route import Route, Target
 
 API_EVERY_SECONDS = 1.0
 API_TIMEOUT_SECONDS = 10.0
+# Of each probe. A server that ends takes with it the kept connections that it had: each fails one probe that is sent over it, so a pool of
+# thousands would look like a server that is away for long.
+API_CONNECTIONS = 8
 # However fast cluster time runs, a request is answered on the wall's.
 API_TIMEOUT_FLOOR_WALL_SECONDS = 3.0
 # A guest that does not answer within it is down. The floor: that a machine is busy for a moment must not look like a guest that is.
@@ -63,7 +67,7 @@ def outages(asked: Sequence[Asked], end: float) -> list[Outage]:
 
 @dataclass
 class ApiProbe:
-    """One kind of request, sent each second whether the one before was answered or not. Each probe is tried once.
+    """One kind of request, sent each second whether the one before was answered or not, over connections of its own. Each probe is tried once.
 
     Times are cluster time, but for how long an answer took: the embedded cluster's server is as fast as this machine lets it be."""
 
@@ -71,7 +75,7 @@ class ApiProbe:
     method: str
     path: str
     clock: Clock
-    cluster: Cluster
+    access: Access
     body: Any = None
     t0: float = 0.0
     asked: list[Asked] = field(default_factory=list)  # as they were answered
@@ -80,23 +84,24 @@ class ApiProbe:
         """Until cancelled. t0: the start, cluster time."""
         running: set[asyncio.Task[None]] = set()
         self.t0, due = t0, self.clock.now()
-        try:
-            while True:
-                task = asyncio.create_task(self._one())
-                running.add(task)
-                task.add_done_callback(running.discard)
-                due = max(due + API_EVERY_SECONDS, self.clock.now())
-                await self.clock.sleep(due - self.clock.now())
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+        async with Cluster(self.access, self.clock, connections=API_CONNECTIONS) as cluster:
+            try:
+                while True:
+                    task = asyncio.create_task(self._one(cluster))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                    due = max(due + API_EVERY_SECONDS, self.clock.now())
+                    await self.clock.sleep(due - self.clock.now())
+            finally:
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
 
-    async def _one(self) -> None:
+    async def _one(self, cluster: Cluster) -> None:
         sent, why = time.monotonic(), ""
         try:
             async with asyncio.timeout(max(self.clock.wall(API_TIMEOUT_SECONDS), API_TIMEOUT_FLOOR_WALL_SECONDS)):
-                await self.cluster.send(self.method, self.path, body=self.body, tries=1, content_type=PATCH if self.body else JSON)
+                await cluster.send(self.method, self.path, body=self.body, tries=1, content_type=PATCH if self.body else JSON)
         except ApiError as error:
             why = error.attempts[-1].reason if error.attempts else str(error)
         except TimeoutError:

@@ -34,8 +34,9 @@ class Runtime:
         if threading.current_thread() is self._thread:
             coroutine.close()
             raise RuntimeError("Runtime.run called on its own thread: await the coroutine instead")
-        task = self.start(coroutine)
-        try:
+        task = Task(self.loop, coroutine)
+        try:  # from before it begins: an interruption may come as soon as it has
+            self.loop.call_soon_threadsafe(task._begin)
             return task.result()
         except BaseException:
             if not task.done():
@@ -86,6 +87,8 @@ class Task(Generic[T]):
         self._cancelled = False
 
     def _begin(self) -> None:
+        if self._task is not None:
+            return
         self._task = self._loop.create_task(self._coroutine)
         self._task.add_done_callback(self._finish)
         if self._cancelled:
@@ -112,7 +115,9 @@ class Task(Generic[T]):
 
     def _cancel(self) -> None:
         self._cancelled = True
-        if self._task is not None:
+        if self._task is None:
+            self._begin()
+        else:
             self._task.cancel()
 
     def cancel_and_wait(self, timeout_seconds: float) -> None:

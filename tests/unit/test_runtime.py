@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,34 @@ def test_an_interruption_waits_for_the_clean_up_and_goes_on_up(runtime: Runtime,
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert steps == ["begun", "cleaned up"]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_an_interruption_as_it_begins_leaves_nothing_running(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    schedule, ended = runtime.loop.call_soon_threadsafe, threading.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+
+    def interrupted(*call: Any) -> None:
+        monkeypatch.undo()
+        if begun:
+            schedule(*call)
+            runtime.start(asyncio.sleep(0)).result(10)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runtime.loop, "call_soon_threadsafe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runtime.run(work())
+    assert ended.is_set() == begun
+    assert runtime.run(count_of_tasks()) == 1
+
+
+async def count_of_tasks() -> int:
+    return len(asyncio.all_tasks())
 
 
 def test_a_clean_up_that_does_not_end_is_not_waited_for_for_ever() -> None:

@@ -24,8 +24,6 @@ MARKERS = {
     "latency": "I/O latency in the guests, baseline against workload",
     "migration": "drain a zone of workers, moving its VMs",
     "upgrade": "upgrade the cluster under load",
-    "density": "as many VMs on one node as it takes",
-    "preflight": "is the cluster fit for the suites",
     "sweep": "judges all points of a sweep together",
     "own_objective": "judges what the SLO profile adds: own_objective(name of the scenario)",
     "comparison": "compares what was measured with --baseline",

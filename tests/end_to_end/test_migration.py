@@ -252,6 +252,8 @@ def test_migration_under_load_is_the_same_load_with_and_without_migrations(scale
     for phase in details["phases"].values():
         assert phase["reported"] == 4 and phase["iops_achieved"] == pytest.approx(phase["iops_wanted"], rel=0.01)
     assert details["added"]["workload-read"]["percent"] > 0 and details["added"]["workload-write"]["percent"] > 0
-    assert all(each["migrations"] > 0 and each["longest_gap_seconds"] > 0.01 for each in results["records"])
+    assert all(each["migrations"] > 0 for each in results["records"])
+    # A VM's I/O stands still while it changes its node: where that is in a job's run, and not between two jobs.
+    assert any(each["longest_gap_seconds"] > 0.01 for each in results["records"])
     first, last = details["moving"]["baseline"][0], details["moving"]["workload"][1]
     assert all(first - 61 <= at <= last + 300 for at, active, _ in details["in_flight"] if active), "nothing moves while the first half is measured"

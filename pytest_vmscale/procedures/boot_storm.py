@@ -20,8 +20,9 @@ from ..cluster.watch import Event, Watch
 from ..guest.login import Credentials, LoginError, run_command
 from ..guest.probe import Probing, Readiness, allow_open_files, probe_until_up
 from ..guest.route import Route, Target
-from ..model import BootRecord, Fleet, Gap, Guest, Measurement, Status
+from ..model import BootRecord, Fleet, Guest, Measurement, Status
 from .boot import Boot
+from .outcome import gaps, why_cut_short
 from .vmi import VMIS, Vmi
 
 SCENARIO, VERSION = "boot-storm", "1.0.0"
@@ -74,12 +75,8 @@ async def boot_storm(
         return await storm.run(prove_login, on_progress)
     except BaseException as error:
         if on_partial and storm.began:
-            on_partial(storm.measurement(_why(error)))
+            on_partial(storm.measurement(why_cut_short(error)))
         raise
-
-
-def _why(error: BaseException) -> str:
-    return "interrupted" if isinstance(error, asyncio.CancelledError) else str(error) or type(error).__name__
 
 
 class _Storm:
@@ -317,10 +314,7 @@ class _Storm:
             records=records,
             deadline_seconds=self.deadline,
             duration_seconds=self._since(began, max(answered)) if answered else None,
-            gaps=tuple(
-                Gap(gap.kind, self.clock.at(gap.start) - self.clock.at(began), self.clock.at(gap.end) - self.clock.at(began), gap.reason)
-                for gap in self.watch.gaps
-            ),
+            gaps=gaps(self.watch.gaps, lambda stamp: self.clock.at(stamp) - self.clock.at(began)),
             details={**self.details, **self._figures(records)},
             complete=incomplete is None,
             incomplete_reason=incomplete,

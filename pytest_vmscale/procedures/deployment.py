@@ -22,10 +22,11 @@ from ..cluster.requests import ApiError, Cluster, Object, resource_path
 from ..cluster.watch import Event, Watch
 from ..guest.probe import Probing, Readiness, allow_open_files, probe_until_up
 from ..guest.route import Route, Target
-from ..model import DeployRecord, Fleet, Gap, Measurement, Status
+from ..model import DeployRecord, Fleet, Measurement, Status
 from .clones import Clone
 from .deployed import CLONED, ClonedVolume, DeployedVm
 from .fleet import DATA_VOLUMES
+from .outcome import gaps, why_cut_short
 from .vmi import VMIS, Vmi
 
 SCENARIO, VERSION = "datasource-clone", "1.0.0"
@@ -89,7 +90,7 @@ async def deploy(
         return await deployment.run(on_progress)
     except BaseException as error:
         if on_partial and deployment.began is not None:
-            why = "interrupted" if isinstance(error, asyncio.CancelledError) else str(error) or type(error).__name__
+            why = why_cut_short(error)
             on_partial(deployment.measurement(why))
         raise
 
@@ -337,11 +338,7 @@ class _Deployment:
             records=records,
             deadline_seconds=self.deadline,
             duration_seconds=self._since(began, max(done)) if done else None,
-            gaps=tuple(
-                Gap(gap.kind, self.clock.at(gap.start) - self.clock.at(began), self.clock.at(gap.end) - self.clock.at(began), gap.reason)
-                for watch in self._watches()
-                for gap in watch.gaps
-            ),
+            gaps=gaps((gap for watch in self._watches() for gap in watch.gaps), lambda stamp: self.clock.at(stamp) - self.clock.at(began)),
             details=self._figures(records, began),
             complete=incomplete is None,
             incomplete_reason=incomplete,

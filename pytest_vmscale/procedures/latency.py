@@ -19,6 +19,7 @@ from ..guest.fio import Job, Latencies
 from ..guest.histogram import Histogram
 from ..guest.workload import Barrier, GuestRun, Workload, one_after_the_other
 from ..model import Fleet, Guest, LatencyRecord, Measurement, Status
+from .outcome import why_cut_short
 
 SCENARIO, VERSION = "fio", "1.0.0"
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
@@ -101,7 +102,7 @@ async def latency(
             async with asyncio.timeout(STOP_WALL_SECONDS):
                 await workload.stop()
         if on_partial:
-            why = "interrupted" if isinstance(error, asyncio.CancelledError) else str(error) or type(error).__name__
+            why = why_cut_short(error)
             lost = [_record(guest, GuestRun(guest.key, error=why), runs, nodes)[0] for guest in fleet.guests]
             on_partial(measurement(lost, {}, why))
         raise

@@ -16,11 +16,12 @@ from typing import Any
 from ..clock import Clock
 from ..cluster.access import ClusterError
 from ..cluster.requests import Cluster
-from ..model import Fleet, Gap, Guest, Measurement, MigrationRecord
+from ..model import Fleet, Guest, Measurement, MigrationRecord
 from .fillers import Fillers, FillerWatch
 from .migration_checks import Limits, budgets_of, look
 from .movements import Movements
 from .nodes import NodeRecord, NodeWatch
+from .outcome import gaps, why_cut_short
 from .triggers import Trigger
 
 SCENARIO, VERSION = "migration", "1.0.0"
@@ -84,7 +85,7 @@ async def migration(
         found = await work.run(make_trigger, on_begin, on_progress)
     except BaseException as error:
         if on_partial and work.t0 is not None:
-            on_partial(work.measurement("interrupted" if isinstance(error, asyncio.CancelledError) else str(error) or type(error).__name__))
+            on_partial(work.measurement(why_cut_short(error)))
         raise
     if on_record:
         for record in found.records:
@@ -223,7 +224,7 @@ class _Work:
             records=records,
             deadline_seconds=self.deadline,
             duration_seconds=details["zone_seconds"],
-            gaps=tuple(Gap(each.kind, self._at(self.clock.at(each.start)), self._at(self.clock.at(each.end)), each.reason) for each in blind),
+            gaps=gaps(blind, lambda stamp: self._at(self.clock.at(stamp))),
             details=details,
             complete=incomplete is None,
             incomplete_reason=incomplete,

@@ -20,9 +20,10 @@ from ..cluster.requests import ApiError, Cluster, resource_path
 from ..guest.fio import Job
 from ..guest.workload import Barrier, GuestRun, Timed, Workload
 from ..manifests.core import guest_labels
-from ..model import Fleet, Gap, Guest, Measurement, MigrationLoadRecord, Status
+from ..model import Fleet, Guest, Measurement, MigrationLoadRecord, Status
 from .migration_checks import Limits
 from .movements import ENDED, STARTED, Attempt, Movements
+from .outcome import gaps, why_cut_short
 
 SCENARIO, VERSION = "migration-latency", "1.0.0"
 ACHIEVED_SHARE = 0.99  # below this share of its rate a guest measures its own queue
@@ -92,7 +93,7 @@ async def migration_load(
             async with asyncio.timeout(STOP_WALL_SECONDS):
                 await workload.stop()
         if on_partial and work.movements.vms:
-            on_partial(work.measurement("interrupted" if isinstance(error, asyncio.CancelledError) else str(error) or type(error).__name__))
+            on_partial(work.measurement(why_cut_short(error)))
         raise
     found = work.measurement(None)
     if on_record:
@@ -212,7 +213,7 @@ class _Work:
             records=records,
             deadline_seconds=self.timed[-1].end_seconds + FETCH_SECONDS,
             duration_seconds=done if any(record.succeeded for record in records) else None,
-            gaps=tuple(Gap(each.kind, self.clock.at(each.start) - self.began, self.clock.at(each.end) - self.began, each.reason) for each in self.movements.gaps),
+            gaps=gaps(self.movements.gaps, lambda stamp: self.clock.at(stamp) - self.began),
             details=self._details(records),
             complete=incomplete is None,
             incomplete_reason=incomplete,

@@ -20,8 +20,9 @@ from ..cluster.requests import Cluster
 from ..guest.probe import Readiness, allow_open_files
 from ..guest.route import Route, Target
 from ..guest.workload import Barrier
-from ..model import Fleet, Gap, Guest, Measurement, UpgradeRecord
+from ..model import Fleet, Guest, Measurement, UpgradeRecord
 from .nodes import NodeWatch
+from .outcome import gaps, why_cut_short
 from .upgrade_checks import Asker, Hop, State, kind
 from .upgrade_probes import ApiProbe, GuestProbe, GuestProbes
 from .upgrade_vms import Load, VmWatch, io_windows, records
@@ -87,7 +88,7 @@ async def upgrade(
         found = await work.run(asker, load, wait_for_pools, on_progress)
     except BaseException as error:
         if on_partial and work.t0 is not None:
-            on_partial(work.measurement("interrupted" if isinstance(error, asyncio.CancelledError) else str(error) or type(error).__name__))
+            on_partial(work.measurement(why_cut_short(error)))
         raise
     if on_record:
         for record in found.records:
@@ -234,11 +235,7 @@ class _Upgrade:
             records=records(self.vms, self.probes, self.io.runs if self.io else {}, self.may_restart, t0, ended, now),
             deadline_seconds=self.deadline,
             duration_seconds=self.version.times.duration_seconds,
-            gaps=tuple(
-                Gap(each.kind, self.at(self.clock.at(each.start)), self.at(self.clock.at(each.end)), each.reason)
-                for watch in self.watches
-                for each in watch.gaps
-            ),
+            gaps=gaps((gap for watch in self.watches for gap in watch.gaps), lambda stamp: self.at(self.clock.at(stamp))),
             details=self._details(t0, ended, now),
             complete=incomplete is None,
             incomplete_reason=incomplete,

@@ -7,12 +7,11 @@ from typing import cast
 
 from pytest_vmscale.model import LIVE_MIGRATION, Measurement, MigrationRecord, Objective
 from pytest_vmscale.settings import Settings, SettingsError
-from pytest_vmscale.slo.objectives import at_least, at_most
+from pytest_vmscale.slo.objectives import at_least, at_most, not_whole, some
 from pytest_vmscale.slo.profile import Average, Points, Profile
 from pytest_vmscale.slo.reference import reference_at
 
 DEADLINE_FACTOR = 3.0  # a zone is given up after this multiple of its limit
-NAMED_AT_MOST = 5
 MIX = "rhel=40%,fedora=40%,windows=20%"
 PODS_PER_VM = 7  # the reference's 7000 beside 1000 VMs
 MACHINE_CONFIG = "machineconfig"
@@ -87,7 +86,7 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
             scope=scope,
             trouble=trouble,
             text=str(len(failures)),
-            why=_named(failures),
+            why=some(failures),
         ),
         at_most(
             "migration.limits",
@@ -201,19 +200,14 @@ def why_not_done(measurement: Measurement) -> str:
     troubled = [each["trouble"] for each in details.get("nodes") or () if each["trouble"]]
     blocked = [f"{each['what']} on {each['node']}: {each['why']}" for each in details.get("blocked") or ()]
     pool = (details.get("pool") or {}).get("trouble")
-    parts = [after, *([_named(troubled)] if troubled else []), *([f"blocked by {_named(blocked)}"] if blocked else [])]
+    parts = [after, *([some(troubled)] if troubled else []), *([f"blocked by {some(blocked)}"] if blocked else [])]
     return "; ".join([*parts, *([pool] if pool and not troubled else [])])
 
 
 def trouble_of(measurement: Measurement) -> str:
     """Why this measurement cannot be judged, or "" if it can. A zone that was not done in time is judged: it is beyond its deadline."""
-    if not measurement.complete:
-        return f"the measurement was cut short: {measurement.incomplete_reason or 'no reason given'}"
-    if not measurement.size:
-        return "there are no samples"
-    asked = measurement.parameters.get("vms")
-    if asked not in (None, measurement.size):
-        return f"{asked} VMs were asked for and {measurement.size} recorded"
+    if missing_part := not_whole(measurement):
+        return missing_part
     if missing := sum(each.succeeded and each.value(each.OUTCOME) is None for each in measurement.records):
         return f"{missing} VMs moved without a time"
     return ""
@@ -223,11 +217,6 @@ def _lost(measurement: Measurement) -> str:
     failed = measurement.failed
     if not failed:
         return ""
-    return f"{len(failed)} of {measurement.size} VMs did not leave as they should: " + _named(
+    return f"{len(failed)} of {measurement.size} VMs did not leave as they should: " + some(
         [f"{each.namespace}/{each.vm_name} ({each.error})" for each in failed]
     )
-
-
-def _named(texts: Sequence[str]) -> str:
-    more = f", and {len(texts) - NAMED_AT_MOST} more" if len(texts) > NAMED_AT_MOST else ""
-    return ", ".join(texts[:NAMED_AT_MOST]) + more

@@ -7,11 +7,10 @@ from typing import cast
 
 from pytest_vmscale.model import Measurement, MigrationLoadRecord, Objective
 from pytest_vmscale.settings import Settings, SettingsError, size_bytes
-from pytest_vmscale.slo.objectives import at_least, at_most, every_vm, trouble_of
+from pytest_vmscale.slo.objectives import at_least, at_most, every_vm, some, trouble_of
 from pytest_vmscale.slo.profile import Added, Profile
 
 MIX = "rhel=100%"
-NAMED_AT_MOST = 5
 # The load that the document's figures are of.
 REFERENCE_LOAD = {"baseline_iops": 1, "workload_iops": 1000, "block_bytes": 4096, "depth": 1}
 # Around the runs themselves: all guests are reached before the barrier, and fetched from after the last run.
@@ -63,7 +62,7 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
             trouble=trouble,
             text=f"{len(records) - len(short)} of {len(records)}",
             why=f"{len(short)} VMs achieved less than 99 % of their rate: "
-                + _named([f"{each.namespace}/{each.vm_name} in {', '.join(each.overloaded)}" for each in short]) if short else "",
+                + some([f"{each.namespace}/{each.vm_name} in {', '.join(each.overloaded)}" for each in short]) if short else "",
         ),
         at_most(
             "migration_load.failures",
@@ -75,7 +74,7 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
             scope=scope,
             trouble=trouble,
             text=str(len(failures)),
-            why=_named(failures),
+            why=some(failures),
         ),
         _added(measurement, "added_read", "Read latency added by migrations", _percent(measurement, "workload-read"), wanted.added_read, tolerance_percent, trouble),
         _added(measurement, "added_write", "Write latency added by migrations", _percent(measurement, "workload-write"), wanted.added_write, tolerance_percent, trouble),
@@ -121,8 +120,3 @@ def _added(measurement: Measurement, name: str, title: str, percent: float | Non
         beyond="no VM kept up" if name != "added_duration" else "no migration under both loads",
         text=None if percent is None else f"{percent:+.1f} %",
     )
-
-
-def _named(texts: Sequence[str]) -> str:
-    more = f", and {len(texts) - NAMED_AT_MOST} more" if len(texts) > NAMED_AT_MOST else ""
-    return ", ".join(texts[:NAMED_AT_MOST]) + more

@@ -7,9 +7,12 @@ not left out; a measurement that was cut short is inconclusive; a limit is refer
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from pytest_vmscale.model import Measurement, Objective, Outcome, Status
 from pytest_vmscale.slo.reference import Reference
+
+NAMED_AT_MOST = 5
 
 
 def at_most(
@@ -145,15 +148,20 @@ def timed(
     )
 
 
-def trouble_of(measurement: Measurement) -> str:
-    """Why this measurement cannot be judged, or "" if it can."""
+def not_whole(measurement: Measurement) -> str:
+    """What of this measurement is not there, or "" if nothing is missing."""
     if not measurement.complete:
         return f"the measurement was cut short: {measurement.incomplete_reason or 'no reason given'}"
     if not measurement.size:
         return "there are no samples"
     asked = measurement.parameters.get("vms")
-    if asked is not None and asked != measurement.size:
-        return f"{asked} VMs were asked for and {measurement.size} recorded"
+    return f"{asked} VMs were asked for and {measurement.size} recorded" if asked not in (None, measurement.size) else ""
+
+
+def trouble_of(measurement: Measurement) -> str:
+    """Why this measurement cannot be judged, or "" if it can."""
+    if missing_part := not_whole(measurement):
+        return missing_part
     done = [record for record in measurement.records if record.succeeded]
     times = [record.value(record.OUTCOME) for record in done if record.OUTCOME]
     if missing := times.count(None):
@@ -178,3 +186,9 @@ def lost(measurement: Measurement, not_done: str) -> str:
 
 def percent_below(measured: float, limit: float) -> float:
     return (limit - measured) / limit * 100
+
+
+def some(texts: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f", and {len(texts) - NAMED_AT_MOST} more" if len(texts) > NAMED_AT_MOST else ""
+    return ", ".join(texts[:NAMED_AT_MOST]) + more

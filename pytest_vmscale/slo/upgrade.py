@@ -7,11 +7,10 @@ from typing import cast
 
 from pytest_vmscale.model import Measurement, Objective, UpgradeRecord
 from pytest_vmscale.settings import Settings, SettingsError
-from pytest_vmscale.slo.objectives import at_least, at_most
+from pytest_vmscale.slo.objectives import at_least, at_most, not_whole, some
 from pytest_vmscale.slo.profile import Profile
 
 DEADLINE_FACTOR = 2.0  # an upgrade is given up after this multiple of its limit
-NAMED_AT_MOST = 5
 
 
 def upgrade_records(measurement: Measurement) -> tuple[UpgradeRecord, ...]:
@@ -47,7 +46,7 @@ def deadlines_seconds(settings: Settings, profile: Profile, tolerance_percent: f
 
 def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) -> tuple[Objective, ...]:
     wanted, details, scope = profile.upgrade, measurement.details, measurement.scope
-    trouble = _trouble(measurement)
+    trouble = not_whole(measurement)
     reached, kind = measurement.duration_seconds is not None, str(details.get("kind", "patch"))
     why = "" if reached else not_reached(measurement)
     reference = reference_seconds(profile, kind)
@@ -106,7 +105,7 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
             scope=scope,
             trouble=trouble,
             text=f"{len(unhealthy)} of {len(details.get('operators') or ())}",
-            why=_named([f"{each['name']} ({each['why']})" for each in unhealthy]),
+            why=some([f"{each['name']} ({each['why']})" for each in unhealthy]),
         ),
         at_most(
             "upgrade.api_outage",
@@ -148,7 +147,7 @@ def not_reached(measurement: Measurement) -> str:
     failing = [each[2] for each in details.get("failing") or () if each[1] is None]
     waiting = [f"{each['name']} ({each['said']})" for each in _not_done(measurement)]
     parts = [after, *said, *(each for each in failing if each not in said)]
-    return "; ".join(parts) + (f"; not done: {_named(waiting)}" if waiting else "")
+    return "; ".join(parts) + (f"; not done: {some(waiting)}" if waiting else "")
 
 
 def _not_done(measurement: Measurement) -> list[dict[str, str]]:
@@ -161,22 +160,8 @@ def _not_done(measurement: Measurement) -> list[dict[str, str]]:
     return found
 
 
-def _trouble(measurement: Measurement) -> str:
-    if not measurement.complete:
-        return f"the measurement was cut short: {measurement.incomplete_reason or 'no reason given'}"
-    if not measurement.size:
-        return "there are no samples"
-    asked = measurement.parameters.get("vms")
-    return f"{asked} VMs were asked for and {measurement.size} recorded" if asked not in (None, measurement.size) else ""
-
-
 def _lost(measurement: Measurement) -> str:
     failed = measurement.failed
     if not failed:
         return ""
-    return f"{len(failed)} of {measurement.size} VMs were lost: " + _named([f"{each.namespace}/{each.vm_name} ({each.error})" for each in failed])
-
-
-def _named(texts: Sequence[str]) -> str:
-    more = f", and {len(texts) - NAMED_AT_MOST} more" if len(texts) > NAMED_AT_MOST else ""
-    return ", ".join(texts[:NAMED_AT_MOST]) + more
+    return f"{len(failed)} of {measurement.size} VMs were lost: " + some([f"{each.namespace}/{each.vm_name} ({each.error})" for each in failed])

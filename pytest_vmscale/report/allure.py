@@ -147,6 +147,18 @@ def attach_comparison(measurement: Measurement, compared: Compared, run: Reporte
     allure.attach(comparison.html_table(compared.comparisons), name="All figures", attachment_type=allure.attachment_type.HTML)
 
 
+def attach_inspection(scope: str, archive: Path | None, complaint: str) -> None:
+    """What `oc adm inspect` gathered of a fleet that failed, in the tear-down of its tests."""
+    if not active():
+        return
+    import allure
+
+    if archive is not None:
+        allure.attach.file(str(archive), name=f"oc adm inspect: {scope}", attachment_type="application/gzip", extension="tar.gz")
+    if complaint:
+        allure.attach(complaint, name=f"oc adm inspect failed: {scope}", attachment_type=allure.attachment_type.TEXT)
+
+
 def steps(objective: Objective, measurements: Iterable[Measurement]) -> list[str]:
     """The procedure as it went, a sentence a step. They are told afterwards, so that telling costs the measurement nothing."""
     told = []

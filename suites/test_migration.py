@@ -14,7 +14,7 @@ def pytest_generate_tests(metafunc):
     """A test that takes `system` runs once for each OS of the fleet."""
     if "system" in metafunc.fixturenames and RUN in metafunc.config.stash:
         settings = metafunc.config.stash[RUN].settings
-        metafunc.parametrize("system", sorted(settings.mix(settings.largest, vmim_mix(settings))), scope="module")
+        metafunc.parametrize("system", sorted(settings.mix(settings.largest, vmim_mix(settings))))
 
 
 class TestMigration:

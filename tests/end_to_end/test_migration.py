@@ -257,3 +257,17 @@ def test_migration_under_load_is_the_same_load_with_and_without_migrations(scale
     assert any(each["longest_gap_seconds"] > 0.01 for each in results["records"])
     first, last = details["moving"]["baseline"][0], details["moving"]["workload"][1]
     assert all(first - 61 <= at <= last + 300 for at, active, _ in details["in_flight"] if active), "nothing moves while the first half is measured"
+
+
+def test_the_zones_fleet_is_gone_before_the_one_under_load_is_made(scale):
+    """virt-controller looks through all VMs there are for each migration: a fleet that is only left over would slow the other one's."""
+    Path("short.yaml").write_text("fio: {baseline_iops: 30, baseline_seconds: 10, workload_iops: 100, workload_seconds: 10}\n")
+    outcome = scale(
+        "-m", "migration or latency", "--vms", "4", "--migration-trigger", "vmim", "--vm-mix", "rhel=4", "--sim-workers", "6", "--sim-speed", "150", "--vmscale-config", "short.yaml",
+        suite=SUITE,
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.out + outcome.err
+    events = [json.loads(line) for line in (outcome.results / "truth.jsonl").read_text().splitlines()]
+    gone = [each["t"] for each in events if each["kind"] == "guest-gone" and "-migration-load-" not in each["namespace"]]
+    made = [each["t"] for each in events if each["kind"] == "vmi-created" and "-migration-load-" in each["namespace"]]
+    assert len(gone) >= 4 and made and max(gone) <= min(made)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ class Console:
         self._following: asyncio.Task[None] | None = None
         self._user = ""  # who was named at `login:`
         self._logged_in = False
+        self._login = contextlib.ExitStack()  # what is to be undone at logout
         self._line = ""
         self._last = ""
         self._runs = asyncio.Event()
@@ -165,6 +167,7 @@ class Console:
             user, self._user = self._user, ""
             if self._guest.login.lets_in(user, line, self.user):
                 self._user, self._logged_in = user, True
+                self._login.enter_context(self._guest.session(user, self._clock.now()))
                 self._write(f"Last login: {self._clock.timestamp()} on ttyS0\n")
             else:
                 self._write("\nLogin incorrect\n")
@@ -186,6 +189,7 @@ class Console:
 
     def _log_out(self) -> None:
         self._user, self._logged_in = "", False
+        self._login.close()
         self._issue()
 
 

@@ -257,7 +257,7 @@ class Sshd:
             process.exit(code)
             return
         code = 0
-        with contextlib.suppress(asyncssh.Error):
+        with guest.session(process.get_extra_info("username"), self._clock.now()), contextlib.suppress(asyncssh.Error):
             async for line in process.stdin:
                 if line.strip() in ("exit", "logout"):
                     break

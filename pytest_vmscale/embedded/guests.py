@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,6 +113,14 @@ class Volume:
 
 
 @dataclass(eq=False)
+class Session:
+    """A login with a terminal: on the console, or over SSH."""
+
+    user: str
+    since: float  # cluster time
+
+
+@dataclass(eq=False)
 class Guest:
     """One running guest."""
 
@@ -127,11 +136,23 @@ class Guest:
     answers: bool = False  # sshd is up
     paused: bool = False  # its processors stand still: nothing in it answers
     machine: Machine = field(default_factory=Machine)
+    sessions: list[Session] = field(default_factory=list)
     _agent: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     async def agent_up(self) -> bool:
         """Return when the guest agent is up: True, or False if the guest stopped before."""
         return await asyncio.shield(self._agent)
+
+    @contextlib.contextmanager
+    def session(self, user: str, since: float) -> Iterator[None]:
+        """Somebody is logged in, for as long as the context lasts."""
+        session = Session(user, since)
+        self.sessions.append(session)
+        try:
+            yield
+        finally:
+            if session in self.sessions:  # a reboot has ended them all
+                self.sessions.remove(session)
 
     def agent(self, up: bool) -> None:
         if not self._agent.done():
@@ -325,6 +346,7 @@ class Guests:
             if guest.answers and uid in self._consoles:
                 self._consoles[uid].shutting_down()
             guest.answers = False
+            guest.sessions.clear()
             self._sshd.close(guest)
 
     def stop(self, uid: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from aiohttp import WSMsgType, web
 
+from . import guest_agent
 from .api import errors
 from .api.calls import following
 from .api.errors import ApiError
@@ -20,12 +21,15 @@ from .controllers.kubevirt_admission import admit_migration
 from .controllers.kubevirt_client import FINAL_PHASES, Client, has_condition, phase_of, set_vmi_condition
 from .controllers.kubevirt_status import run_strategy
 from .guest_ssh import RDP_PORT, SSH_PORT
-from .guests import Guests
+from .guests import Guest, Guests
 
 GROUP, VERSIONS = "subresources.kubevirt.io", ("v1", "v1alpha3")
 VM, VMI = "virtualmachines", "virtualmachineinstances"
 PROTOCOL = "plain.kubevirt.io"
 CHUNK_BYTES = 65536
+# How the release's KubeVirt was built.
+BUILD = {"gitCommit": "7c9d63a1e2f84b50c6d3f1a90b8e27d45c61af03", "gitTreeState": "clean", "buildDate": "2022-01-19T11:22:40Z", "goVersion": "go1.16.6",
+         "compiler": "gc", "platform": "linux/amd64"}
 
 
 class Handler(Protocol):
@@ -48,6 +52,7 @@ class VirtApi:
         kind = cluster.resources.kind
         self._deployments = kind("deployments.apps")
         self._vms, self._vmis = kind("virtualmachines.kubevirt.io"), kind("virtualmachineinstances.kubevirt.io")
+        self._kubevirts = kind("kubevirts.kubevirt.io")
         self._migrations = kind("virtualmachineinstancemigrations.kubevirt.io")
         self._admit_migration = admit_migration(cluster.resources)
 
@@ -72,7 +77,8 @@ class VirtApi:
             (VM, "start", {"PUT"}, self.start), (VM, "stop", {"PUT"}, self.stop), (VM, "restart", {"PUT"}, self.restart),
             (VM, "migrate", {"PUT"}, self.migrate), (VM, "portforward", {"GET"}, self.vm_portforward),
             (VMI, "pause", {"PUT"}, self.pause), (VMI, "unpause", {"PUT"}, self.unpause), (VMI, "softreboot", {"PUT"}, self.soft_reboot),
-            (VMI, "portforward", {"GET"}, self.portforward), (VMI, "console", {"GET"}, self.console), (VMI, "guestosinfo", {"GET"}, self.guest_os_info),
+            (VMI, "portforward", {"GET"}, self.portforward), (VMI, "console", {"GET"}, self.console), (VMI, "guestosinfo", {"GET"}, self._agent(guest_agent.info)),
+            (VMI, "userlist", {"GET"}, self._agent(guest_agent.users)), (VMI, "filesystemlist", {"GET"}, self._agent(guest_agent.file_systems)),
         ]
         for version in VERSIONS:
             server.add_group(GROUP, version, [
@@ -80,6 +86,7 @@ class VirtApi:
                 for plural, action, methods, _ in actions])
             for plural, action, methods, handler in actions:
                 server.add_subresource(GROUP, version, plural, action, methods, handler)
+            server.add_resource(GROUP, version, "version", {"GET"}, self.version)
 
     async def stop_clients(self) -> None:
         for client in self._replicas:
@@ -232,13 +239,29 @@ class VirtApi:
         self._guests.reboot(vmi["metadata"]["uid"])
         return web.Response(status=202)
 
-    async def guest_os_info(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
-        vmi = await self._needed_vmi(self._replica(), namespace, name)
-        guest = self._guests.find(namespace, name)
-        if guest is None or not has_condition(vmi, "AgentConnected"):
-            raise refused("virtualmachineinstance", name, "VMI does not have guest agent connected")
-        return web.json_response({"apiVersion": f"{GROUP}/v1", "kind": "VirtualMachineInstanceGuestAgentInfo", "metadata": {},
-                                  "hostname": name, "os": guest.os_info, "guestAgentVersion": "4.2.0", "timezone": "UTC, 0"})
+    def _agent(self, tell: Callable[[Guest, float], Object]) -> Handler:
+        """What the guest agent tells; it is virt-handler that asks it. Refusals of what is only read are plain text."""
+        async def handle(request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+            vmi, guest = await self._vmi(self._replica(), namespace, name), self._guests.find(namespace, name)
+            if vmi is None:
+                why = errors.not_found("virtualmachineinstance", "kubevirt.io", name)
+            elif phase_of(vmi) != "Running" or guest is None:
+                why = refused("virtualmachineinstance", name, "VMI is not running")
+            elif not has_condition(vmi, "AgentConnected"):
+                why = refused("virtualmachineinstance", name, "VMI does not have guest agent connected")
+            else:
+                return web.json_response(tell(guest, self._clock.epoch))
+            return web.Response(status=500, text=why.message)
+
+        return handle
+
+    # What is about no VM.
+
+    async def version(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        """Which KubeVirt this is."""
+        found = next((entry.obj for entry in self._resources.store.entries(self._kubevirts)), {})
+        version = found.get("status", {}).get("observedKubeVirtVersion", "")
+        return web.json_response({"gitVersion": f"v{version}", **BUILD})
 
     # Streams.
 

@@ -245,3 +245,47 @@ def test_port_forwarding_that_virt_api_refuses(cluster: Cluster) -> None:
 def test_discovery_lists_them(booted: Cluster) -> None:
     names = {each["name"] for each in booted.ask("GET", "/apis/subresources.kubevirt.io/v1")[1]["resources"]}
     assert {"virtualmachineinstances/console", "virtualmachineinstances/portforward", "virtualmachines/portforward"} <= names
+
+
+# What else virtctl asks of a guest.
+
+
+def test_what_the_guest_agent_tells(booted: Cluster) -> None:
+    vmi = "virtualmachineinstances/b"
+    booted.until(lambda: refusal(booted, f"{vmi}/guestosinfo")[0] == 200)
+    code, told = refusal(booted, f"{vmi}/guestosinfo")
+    assert (told["hostname"], told["os"]["id"], told["guestAgentVersion"]) == ("b", "fedora", "4.2.0")
+    code, listed = refusal(booted, f"{vmi}/filesystemlist")
+    (root,) = listed["items"]
+    assert code == 200 and (root["mountPoint"], root["fileSystemType"]) == ("/", "btrfs") and 0 < root["usedBytes"] < root["totalBytes"]
+    assert told["fsInfo"]["disks"] == [root]
+
+    async def talking() -> None:
+        async with console(booted, "b") as terminal:
+            await terminal.log_in()
+            await terminal.expect("$ ")
+            (user,) = refusal(booted, f"{vmi}/userlist")[1]["items"]
+            seen.append(user["userName"])
+            await terminal.send("exit\n")
+            await terminal.expect("b login: ")
+
+    seen: list[str] = []
+    assert refusal(booted, f"{vmi}/userlist") == (200, {"metadata": {}, "items": []})
+    talk(talking)
+    assert seen == ["fedora"] and refusal(booted, f"{vmi}/userlist")[1]["items"] == []
+
+
+@pytest.mark.parametrize("what", ["guestosinfo", "userlist", "filesystemlist"])
+def test_without_an_agent_nothing_is_told(cluster: Cluster, what: str) -> None:
+    """virt-api refuses what is only read in plain text, and always with 500."""
+    vmi = f"virtualmachineinstances/new/{what}"
+    assert refusal(cluster, vmi) == (500, 'virtualmachineinstance.kubevirt.io "new" not found')
+    cluster.create("virtualmachines", vm("new", "Always"))
+    cluster.until(lambda: cluster.get("virtualmachineinstances", "new"))
+    assert refusal(cluster, vmi) == (500, 'Operation cannot be fulfilled on virtualmachineinstance.kubevirt.io "new": VMI is not running')
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha3"])
+def test_which_kubevirt_it_is(cluster: Cluster, version: str) -> None:
+    code, told = cluster.ask("GET", f"/apis/subresources.kubevirt.io/{version}/version")
+    assert code == 200 and told["gitVersion"] == "v0.44.3" and {"gitCommit", "buildDate", "goVersion", "platform"} <= set(told)

@@ -71,7 +71,7 @@ def parse(request: web.Request) -> Call | None:
     call.name = parts[1] if len(parts) > 1 else ""
     call.subresource = parts[2] if len(parts) > 2 else ""
     call.rest = tuple(parts[3:])
-    if not call.group and call.plural == "namespaces":
+    if (call.group, call.plural) in (("", "namespaces"), ("project.openshift.io", "projects")):
         call.namespace = call.name  # as the real server's authorizer sees it
     return call
 

@@ -11,6 +11,7 @@ from aiohttp import web
 from ..clock import SimClock
 from . import tables
 from .calls import Call
+from .kinds import Kind
 from .lists import ListOptions, Lists, Page, encode_list, item_encoder, parse_options, too_large
 from .representations import Form, accepted, answer
 from .resources import Resources
@@ -50,7 +51,7 @@ class Reads:
         options = parse_options(call.query)
         chosen = selection(call.kind, call.namespace, options.label_selector, options.field_selector)
         if options.watch:
-            return await self._watch(call, chosen, options, form)
+            return await self.watch(call, call.kind, chosen, options, None if form is Form.OBJECT else self._encoder(call, form), BOOKMARKS[form])
         page = self.lists.page(call.kind, chosen, options)
         return answer(self._encode_page(call, page, form), media=media)
 
@@ -58,14 +59,14 @@ class Reads:
         kind = call.kind
         assert kind is not None
         if form is Form.TABLE:
-            table = tables.table(kind, page.entries, self._now(), include_object=call.query.get("includeObject", "Metadata"))
+            table = tables.table(kind, page.entries, self.now(), include_object=call.query.get("includeObject", "Metadata"))
             table["metadata"] = list_metadata(page)
             return orjson.dumps(table)
         if form is Form.PARTIAL:
             return encode_list(kind, "meta.k8s.io/v1", page, "PartialObjectMetadataList", (_partial(entry) for entry in page.entries))
         return encode_list(kind, call.api_version, page, f"{kind.kind}List", map(item_encoder(kind, call.api_version), page.entries))
 
-    def _now(self) -> float:
+    def now(self) -> float:
         return self._clock.epoch + self._clock.now()
 
     def _encoder(self, call: Call, form: Form) -> Encoder:
@@ -77,22 +78,20 @@ class Reads:
 
         def as_table(entry: Entry) -> bytes:
             nonlocal headers
-            table = tables.table(kind, [entry], self._now(), include_object=include, headers=headers)
+            table = tables.table(kind, [entry], self.now(), include_object=include, headers=headers)
             table["metadata"] = {"resourceVersion": str(entry.revision)}
             headers = False
             return orjson.dumps(table)
 
         return as_table
 
-    async def _watch(self, call: Call, chosen: Selection, options: ListOptions, form: Form) -> web.StreamResponse:
-        kind = call.kind
-        assert kind is not None
+    async def watch(self, call: Call, kind: Kind, chosen: Selection, options: ListOptions, encoder: Encoder | None, bookmark: Object | None) -> web.StreamResponse:
+        """Follow this kind's objects. `encoder` and `bookmark` as Watcher takes them."""
         version = options.resource_version
         initial = options.send_initial_events if options.send_initial_events is not None else not version
         if options.send_initial_events and version and version > self._resources.store.revision:
             raise too_large(version, self._resources.store.revision)
-        encoder = None if form is Form.OBJECT else self._encoder(call, form)
-        watcher = Watcher(kind, chosen, encoder, call.api_version, options.bookmarks, version or self._resources.store.revision, BOOKMARKS[form])
+        watcher = Watcher(kind, chosen, encoder, call.api_version, options.bookmarks, version or self._resources.store.revision, bookmark)
         response = web.StreamResponse(headers={"Content-Type": "application/json", "Cache-Control": "no-cache, private"})
         await response.prepare(call.request)
         watcher.transport = call.request.transport

@@ -17,6 +17,7 @@ from .resources import Resources
 from .store import Object
 
 AUTHORIZATION, AUTHENTICATION = "authorization.k8s.io", "authentication.k8s.io"
+MYSELF = "~"  # the name of the user who asks
 TOKEN_LEAST_SECONDS, TOKEN_MOST_SECONDS, TOKEN_DEFAULT_SECONDS = 600, 2**32, 3600
 
 
@@ -119,6 +120,12 @@ class Reviews:
         return answer_object({"kind": "TokenRequest", "apiVersion": f"{AUTHENTICATION}/v1", "metadata": {"name": name, "namespace": namespace, "creationTimestamp": self._resources.clock.timestamp()},
                               "spec": {"audiences": spec.get("audiences") or ["https://kubernetes.default.svc"], "expirationSeconds": seconds, "boundObjectRef": None},
                               "status": {"token": token, "expirationTimestamp": stamp}}, 201)
+
+
+def myself(user: User) -> Object:
+    """What `users/~` of user.openshift.io answers: who is asking, whether or not there is a User object."""
+    return {"kind": "User", "apiVersion": "user.openshift.io/v1", "metadata": {"name": user.name, "creationTimestamp": None},
+            "identities": None, "groups": list(user.groups)}
 
 
 def authenticated(user: User) -> bool:

@@ -13,17 +13,18 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestPayloadError
 
 from ..clock import SimClock
-from . import errors, strategies, swagger
+from . import errors, event_view, strategies, swagger
 from .auth import AUTHENTICATED, MASTERS, Action, Authenticator, Authorizer, User
 from .calls import Call, parse
 from .discovery import AGGREGATED_V2, Discovery
 from .kinds import Kind
 from .openapi import documents
+from .projects import Projects
 from .reads import Reads
 from .replicas import Replicas
 from .representations import JSON, LIMIT_BYTES, accepted, answer, answer_object
 from .resources import Resources
-from .reviews import Reviews, authenticated
+from .reviews import MYSELF, Reviews, authenticated, myself
 from .scale import Scales
 from .store import Object
 from .validation import Schemas
@@ -86,7 +87,8 @@ class ApiServer:
         self._writes = Writes(resources, clock, Schemas(resources.kinds))
         self._scales = Scales(resources, self._writes)
         self._reviews = Reviews(resources, self.authenticator, self.authorizer)
-        for (group, version_name), entries in self._reviews.discovery().items():
+        self._projects = Projects(resources, self.authorizer, self._reads, self._writes)
+        for (group, version_name), entries in {**self._reviews.discovery(), **self._projects.discovery()}.items():
             self.discovery.add(group, version_name, entries)
         self._documents = documents(resources.kinds)
         self._subresources: dict[tuple[str, str, str, str], tuple[set[str], SubresourceHandler]] = {}
@@ -116,6 +118,10 @@ class ApiServer:
         entry = self.discovery.resource(group, version, f"{plural}/{subresource}")
         if entry is not None and discovery:
             entry.update(discovery)
+
+    def add_resource(self, group: str, version: str, name: str, methods: set[str], handler: SubresourceHandler) -> None:
+        """Serve .../NAME, of which there are no objects. Discovery does not list it."""
+        self._subresources[group, version, name, ""] = (methods, handler)
 
     def add_admission(self, kind: Kind, function: Admission) -> None:
         """Call `function(obj, old)` before each write over HTTP; it may edit obj or raise ApiError. `old` is None at creation."""
@@ -204,13 +210,19 @@ class ApiServer:
             return await self._other(request, user)
         call.user = user
         call.kind = self.resources.kinds.by_resource(call.group, call.version, call.plural)
+        if call.kind is not None and call.kind.shows:
+            call.kind = self.resources.kind(call.kind.shows)
+            call.query["fieldSelector"] = event_view.field_selector(call.query.get("fieldSelector", ""))
         self.authorizer.check(user, call.action)
-        subresource = self._subresources.get((call.group, call.version, call.plural, call.subresource)) if call.subresource else None
+        added = call.subresource or call.kind is None
+        subresource = self._subresources.get((call.group, call.version, call.plural, call.subresource)) if added else None
         if subresource is not None:
             methods, handler = subresource
             if request.method not in methods:
                 raise method_not_supported(call)
             return await handler(request, call.namespace, call.name)
+        if call.kind is None and self._projects.serves(call):
+            return await self._projects.answer(call)
         if call.kind is None:
             return await self._reviews.answer(call) if self._reviews.serves(call) else self._not_served(request.path)
         return await self._object(call)
@@ -235,6 +247,8 @@ class ApiServer:
                 return self._not_served(call.request.path)
             if method not in (("PUT",) if finalize else ("GET", "PUT", "PATCH")):
                 raise method_not_supported(call)
+        if method == "GET" and call.name == MYSELF and str(kind) == "users.user.openshift.io":
+            return answer_object(myself(call.user))
         if method == "GET":
             return await (self._reads.get(call) if call.name else self._reads.list(call))
         if method == "DELETE":

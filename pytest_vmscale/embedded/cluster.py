@@ -28,6 +28,7 @@ from .controllers.disruption import Evictions
 from .controllers.hyperconverged import HyperConverged
 from .controllers.kubevirt_admission import admit_clones, admit_migration, admit_vm
 from .controllers.kubevirt_client import Client
+from .controllers.kubevirt_defaults import set_defaults
 from .controllers.kubevirt_evacuation import Evacuations, EvictionWebhook
 from .controllers.kubevirt_handler import VirtHandlers
 from .controllers.kubevirt_migration import Migrations
@@ -125,6 +126,8 @@ class Cluster:
         vms = self.resources.kind("virtualmachines.kubevirt.io")
         self.server.add_admission(vms, admit_vm)
         self.server.add_admission(vms, admit_clones(self.resources, self.server.authorizer))
+        vmis = self.resources.kind("virtualmachineinstances.kubevirt.io")
+        self.server.add_admission(vmis, lambda vmi, old: set_defaults(self, vmi) if old is None else None)
         self.server.add_admission(self.resources.kind("virtualmachineinstancemigrations.kubevirt.io"), admit_migration(self.resources))
         self.server.add_route("GET", CLOCK_PATH, self._get_clock)
         self.server.add_route("PUT", CLOCK_PATH, self._put_clock)

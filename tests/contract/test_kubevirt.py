@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import ssl
 import subprocess
 import sys
@@ -276,6 +277,23 @@ def test_refusals_are_worded_as_virt_api_does(cluster: Cluster, version: str) ->
     assert cluster.action("off", "migrate", version=version) == (404, 'virtualmachineinstance.kubevirt.io "off" not found')
 
 
+def test_what_a_vm_leaves_out_its_instance_gets(cluster: Cluster) -> None:
+    """A VM as `virtctl create vm` writes it names no network and no disks."""
+    body = vm("terse", "Always")
+    spec = body["spec"]["template"]["spec"]
+    spec["domain"]["devices"] = {"disks": [{"name": "init", "cdrom": {}}]}
+    del spec["networks"]
+    cluster.create("virtualmachines", body)
+    found = cluster.running("terse")
+    domain = found["spec"]["domain"]
+    assert domain["devices"] == {"interfaces": [{"name": "default", "masquerade": {}}],
+                                 "disks": [{"name": "init", "cdrom": {"bus": "sata"}}, {"name": "disk", "disk": {"bus": "sata"}}]}
+    assert domain["machine"]["type"] == found["status"]["machine"]["type"] == "pc-q35-rhel8.4.0"
+    assert {each["name"]: each["target"] for each in found["status"]["volumeStatus"]} == {"init": "sda", "disk": "sdb"}
+    assert cluster.address("terse")
+    assert cluster.get("virtualmachines", "terse")["spec"]["template"]["spec"]["domain"]["devices"] == {"disks": [{"name": "init", "cdrom": {}}]}
+
+
 def test_the_older_field_running_works_too(cluster: Cluster) -> None:
     obj = vm("old")
     del obj["spec"]["runStrategy"]
@@ -447,6 +465,25 @@ def test_port_forwarding_reaches_sshd(cluster: Cluster, plural: str, port: str) 
     cluster.until(lambda: answers(cluster, cluster.address("f")))
     banner, protocol = forwarded(cluster, f"{plural}/f/portforward/{port}")
     assert banner.startswith(b"SSH-2.0-") and protocol == "plain.kubevirt.io"
+
+
+def test_files_go_in_and_out_by_scp(cluster: Cluster, tmp_path: Path) -> None:
+    """The real scp, which takes a transfer for failed unless the other side says that it ended well."""
+    if shutil.which("scp") is None:
+        pytest.skip("there is no scp")
+    key = tmp_path / "key"
+    private = asyncssh.generate_private_key("ssh-ed25519")
+    key.write_bytes(private.export_private_key())
+    key.chmod(0o600)
+    cluster.create("virtualmachines", vm("files", "Always", f"#cloud-config\nssh_authorized_keys: [{private.export_public_key().decode().strip()}]\n"))
+    cluster.running("files")
+    address = cluster.address("files")
+    cluster.until(lambda: answers(cluster, address))
+    (tmp_path / "sent").write_text("content\n")
+    command = ["scp", "-q", "-i", str(key), "-P", str(cluster.told["extension"]["guestSshPort"]), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]
+    subprocess.run([*command, str(tmp_path / "sent"), f"fedora@{address}:file"], check=True)
+    subprocess.run([*command, f"fedora@{address}:file", str(tmp_path / "back")], check=True)
+    assert (tmp_path / "back").read_text() == "content\n"
 
 
 @pytest.mark.parametrize("path, code", [("none/portforward/22", 404), ("f/portforward/x", 400), ("f/portforward/9", 500)])

@@ -33,7 +33,7 @@ class MigrationConfig:
             "unsafeMigrationOverride": bool(self.given.get("unsafeMigrationOverride", False))}
 
 
-def _configuration(cluster: Cluster) -> Object:
+def configuration(cluster: Cluster) -> Object:
     """spec.configuration of the KubeVirt object, for reading only."""
     entries = cluster.resources.store.entries(cluster.resources.kind("kubevirts.kubevirt.io"))
     return _decoded_configuration(entries[0]) if entries else {}
@@ -47,7 +47,7 @@ def _decoded_configuration(entry: Entry) -> Object:
 
 def migration_config(cluster: Cluster) -> MigrationConfig:
     timing: Any = cluster.timing.migration
-    given: Object = _configuration(cluster).get("migrations") or {}
+    given: Object = configuration(cluster).get("migrations") or {}
 
     def whole(name: str, default: float) -> int:
         return int(given.get(name, default))
@@ -60,5 +60,5 @@ def migration_config(cluster: Cluster) -> MigrationConfig:
 
 def eviction_strategy(cluster: Cluster, vmi: Object) -> str | None:
     """The VMI's own, or else the cluster's; None where neither says anything."""
-    strategy = vmi["spec"].get("evictionStrategy") or _configuration(cluster).get("evictionStrategy")
+    strategy = vmi["spec"].get("evictionStrategy") or configuration(cluster).get("evictionStrategy")
     return str(strategy) if strategy else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import itertools
+import string
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from ..api.store import Change, Key, Object
@@ -135,10 +137,19 @@ class VirtHandlers:
             interface.update(mac=guest.mac(number), queueCount=1, infoSource="domain")
             if interface["podInterfaceName"] == "eth0":  # the pod network's address is known to KubeVirt, any other only to the guest
                 interface.update(ipAddress=guest.address, ipAddresses=[guest.address])
-        devices = vmi["spec"]["domain"].get("devices", {}).get("disks") or []
-        for number, volume in enumerate(status.get("volumeStatus") or ()):
-            bus = next((((disk.get("disk") or {}).get("bus")) for disk in devices if disk["name"] == volume["name"]), "virtio")
-            volume["target"] = f"{'vd' if bus == 'virtio' else 'sd'}{chr(ord('a') + number % 26)}"
+        self._name_devices(vmi)
+
+    @staticmethod
+    def _name_devices(vmi: Object) -> None:
+        """In the order of its disks, on each bus from a on."""
+        letters: dict[str, Iterator[str]] = {}
+        targets = {}
+        for disk in vmi["spec"]["domain"].get("devices", {}).get("disks") or ():
+            bus = (disk.get("disk") or disk.get("cdrom") or disk.get("lun") or {}).get("bus", "virtio")
+            prefix = "vd" if bus == "virtio" else "sd"
+            targets[disk["name"]] = prefix + next(letters.setdefault(prefix, itertools.cycle(string.ascii_lowercase)))
+        for volume in vmi["status"].get("volumeStatus") or ():
+            volume["target"] = targets.get(volume["name"], "")
 
     def _write_migratable(self, vmi: Object) -> None:
         status, now = vmi["status"], self._clock.timestamp()

@@ -11,6 +11,7 @@ from ..api.store import Change, Key, Object
 from ..queue import Workers
 from .common import Cluster, condition, controller_of, decoded, owner_reference
 from .kubevirt_client import FINALIZER, OBSERVED, Client, is_deleting, is_final, phase_of
+from .kubevirt_defaults import set_defaults
 from .kubevirt_pod import claim_name
 from .kubevirt_status import DATA_VOLUME_PARKED, Seen, requests, run_strategy, write_status
 
@@ -153,6 +154,7 @@ class VirtualMachines:
         }
         if self._resources.find(self._vmis, namespace, name):
             return  # somebody else's VMI of this name: it must go before this VM can start
+        set_defaults(self._cluster, vmi)
         await self._client.create(self._vmis, vmi)
         self._cluster.truth.write("vmi-created", namespace, name)
         self._client.event(vm, "SuccessfulCreate", f"Started the virtual machine by creating the new virtual machine instance {name}")

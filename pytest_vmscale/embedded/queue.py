@@ -120,8 +120,8 @@ class Workers:
                 self._failures.pop(key, None)
             except Exception as error:
                 tries = self._failures[key] = self._failures.get(key, 0) + 1
-                # A conflict is how optimistic concurrency works; anything else is a bug worth reading.
-                if getattr(error, "code", None) != 409:
+                # A conflict is how optimistic concurrency works, and what a quota forbids is told by an event; anything else is a bug worth reading.
+                if getattr(error, "code", None) not in (403, 409):
                     log.exception("%s: %s (try %d)", self.name, key, tries)
                 self.queue.add_after(key, min(self.RETRY_MOST_SECONDS, self.RETRY_FIRST_SECONDS * 2 ** min(tries - 1, 10)))
             finally:

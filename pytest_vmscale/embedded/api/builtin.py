@@ -18,7 +18,7 @@ from .schema import MISSING, QUANTITY, SCHEMAS_FOLDER, Node
 
 VERSION_PREFIX = re.compile(r"^V\d+((alpha|beta)\d+)?(?=[A-Z])")
 # Kinds whose model has another name than V1<Kind>: several groups have one of that name.
-MODEL_NAMES = {"Event": "CoreV1Event", "TokenRequest": "AuthenticationV1TokenRequest"}
+MODEL_NAMES = {"Event": "CoreV1Event", "Event.events.k8s.io": "EventsV1Event", "TokenRequest": "AuthenticationV1TokenRequest"}
 
 
 @functools.cache
@@ -28,7 +28,8 @@ def _additions() -> dict[str, Any]:
 
 def model_schema(kind: Kind) -> Node:
     """A stored built-in kind's schema; LookupError if the kubernetes package has no model of it."""
-    return named_schema(kind.kind)
+    name = f"{kind.kind}.{kind.group}"
+    return named_schema(name if name in MODEL_NAMES else kind.kind)
 
 
 def named_schema(name: str) -> Node:

@@ -40,6 +40,7 @@ class Kind:
     status: bool = field(default=False, compare=False)  # has a status subresource
     scale: bool = field(default=False, compare=False)
     custom: bool = field(default=False, compare=False)  # served as a CustomResourceDefinition serves it
+    shows: str = field(default="", compare=False)  # of another kind: this one is the same objects under other names
     generation: bool = field(default=True, compare=False)  # built-in kinds without a spec have none
     also_served: tuple[str, ...] = field(default=(), compare=False)  # other versions of the same resource
     selectable_fields: tuple[str, ...] = field(default=(), compare=False)  # beside metadata.name and .namespace

@@ -229,5 +229,8 @@ def item_encoder(kind: Kind, api_version: str) -> Callable[[Entry], bytes]:
     """How an object stands in a list: items of built-in kinds do not repeat apiVersion and kind."""
     if kind.custom:
         return lambda entry: in_version(kind, api_version, entry.raw)
+    if api_version != kind.api_version:
+        shown = len(kind.prefix) - len(kind.api_version) + len(api_version)
+        return lambda entry: b"{" + in_version(kind, api_version, entry.raw)[shown:]
     length = len(kind.prefix)
     return lambda entry: b"{" + entry.raw[length:]

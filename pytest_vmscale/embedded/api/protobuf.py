@@ -42,7 +42,7 @@ Messages = dict[str, dict[int, Field]]
 def _table() -> tuple[dict[tuple[str, str], str], Messages]:
     """Message names by (group, kind), and the messages' fields by number."""
     document = yamls.load((SCHEMAS_FOLDER / "protobuf.yaml").read_text(encoding="utf-8"))
-    kinds = {(group, kind): document["names"].get(kind, kind) for group, names in document["kinds"].items() for kind in names}
+    kinds = {(group, kind): document["names"].get(f"{kind}.{group}", document["names"].get(kind, kind)) for group, names in document["kinds"].items() for kind in names}
     messages: Messages = {}
     for message, fields in document["messages"].items():
         messages[message] = {}

@@ -29,6 +29,12 @@ class Resources:
     def __init__(self, store: Store, kinds: Kinds, clock: SimClock, seed: int = 0) -> None:
         self.store, self.kinds, self.clock = store, kinds, clock
         self._random = random.Random(seed)
+        self._checks: dict[Kind, list[Callable[[Object], None]]] = {}
+
+    def add_check(self, kind: Kind, check: Callable[[Object], None]) -> None:
+        """Call `check` with each new object of the kind before anything is done with it, whoever creates it: a client over HTTP or a
+        controller. It may edit the object, or refuse it (ApiError)."""
+        self._checks.setdefault(kind, []).append(check)
 
     def kind(self, name: str) -> Kind:
         """`pods`, `virtualmachines.kubevirt.io`: see Kinds.__getitem__."""
@@ -57,6 +63,8 @@ class Resources:
         """Add it, under a generated name if it has none but a generateName; 409 if it is there already."""
         meta = obj.setdefault("metadata", {})
         obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
+        for check in self._checks.get(kind, ()):
+            check(obj)
         if not meta.get("name") and meta.get("generateName"):
             meta["name"] = self.generated_name(meta["generateName"])
         if self.store.entry(kind, meta.get("namespace", ""), meta["name"]):

@@ -447,7 +447,7 @@ def _created_at(obj: Object, now: float) -> list[Any]:
 
 
 for _resource in ("roles.rbac.authorization.k8s.io", "clusterroles.rbac.authorization.k8s.io",
-                  "customresourcedefinitions.apiextensions.k8s.io"):
+                  "customresourcedefinitions.apiextensions.k8s.io", "limitranges"):
     BUILT_IN[_resource] = BuiltIn((Column("Name", "string", ""), Column("Created At", "date", "")), _created_at)
 
 

@@ -15,6 +15,7 @@ import orjson
 from aiohttp import web
 
 from ..clock import SimClock
+from . import event_view
 from .kinds import Kind
 from .selectors import Selection
 from .store import Change, Entry, Object, Store
@@ -235,7 +236,9 @@ class Watches:
 
 
 def in_version(kind: Kind, api_version: str, raw: bytes) -> bytes:
-    """A stored object as another version that is served of the same kind (they differ in nothing else)."""
+    """A stored object as another version that is served of the same kind (they differ in nothing else), or as the kind that shows it."""
     if api_version == kind.api_version:
         return raw
+    if api_version == event_view.API_VERSION:
+        return orjson.dumps(event_view.from_core(orjson.loads(raw)))
     return b'{"apiVersion":"%b","kind":"%b",' % (api_version.encode(), kind.kind.encode()) + raw[len(kind.prefix):]

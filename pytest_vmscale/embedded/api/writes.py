@@ -10,7 +10,7 @@ import orjson
 from aiohttp import web
 
 from ..clock import SimClock
-from . import apply, errors, metadata, patches, strategies
+from . import apply, errors, event_view, metadata, patches, strategies
 from .calls import Call
 from .errors import Cause
 from .kinds import Kind
@@ -74,6 +74,8 @@ class Writes:
         kind = call.kind
         self._schemas.default(kind, obj)
         self._check_namespace(call, obj)
+        if call.api_version == event_view.API_VERSION:
+            self._raise_if(kind, obj, event_view.causes(obj))
         self._admit(kind, obj, None)
         self._track(kind, None, obj, options, call)
         return self._resources.create(kind, obj, dry_run=options.dry_run)
@@ -148,7 +150,7 @@ class Writes:
         obj = {JSON_PATCH: patches.json_patch, MERGE_PATCH: patches.merge_patch, STRATEGIC_PATCH: patches.strategic_patch}[type_](current, patch)
         quoted = patches.go_value(patch) if type_ == STRATEGIC_PATCH else orjson.dumps(obj).decode()
         if type_ == STRATEGIC_PATCH:  # which is laid over a typed object: what it says of its type is not looked at
-            obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
+            obj["apiVersion"], obj["kind"] = call.api_version, kind.kind
         try:
             self._check_patched_type(call, obj)
             meta = self._metadata(kind, obj)
@@ -276,6 +278,8 @@ class Writes:
                                            f"converting ({said_kind}) to ({kind.kind}): unknown conversion")
             if said_version and said_version != call.api_version:
                 raise errors.ApiError(400, f"the API version in the data ({said_version}) does not match the expected API version ({call.api_version})")
+        if call.api_version == event_view.API_VERSION:
+            event_view.to_core(obj)
         obj["apiVersion"], obj["kind"] = kind.api_version, kind.kind
 
     def _check_patched_type(self, call: Call, obj: Object) -> None:
@@ -354,7 +358,7 @@ def _bad_patch(patch: str, why: str) -> errors.ApiError:
 
 
 def in_call_version(call: Call, obj: Object) -> Object:
-    return {**obj, "apiVersion": call.api_version}
+    return event_view.from_core(obj) if call.api_version == event_view.API_VERSION else {**obj, "apiVersion": call.api_version}
 
 
 def method_not_supported(call: Call) -> errors.ApiError:

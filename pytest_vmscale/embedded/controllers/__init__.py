@@ -14,6 +14,7 @@ from .events import EventExpiry
 from .garbage import GarbageCollector
 from .jobs import Jobs
 from .kubelet import Kubelet
+from .limits import LimitRanges
 from .namespaces import Namespaces
 from .nodes import NodeLifecycle, Nodes
 from .pod_logs import PodLogs
@@ -27,4 +28,4 @@ from .workloads import ReplicaSets
 # The Kubernetes side, in the order in which it is to be started.
 KUBERNETES_CONTROLLERS: tuple[type[Any], ...] = (
     Nodes, Bootstrap, NodeLifecycle, Namespaces, Scheduler, Kubelet, Volumes, Snapshots, ReplicaSets, Deployments, DaemonSets, StatefulSets, Jobs,
-    CronJobs, Endpoints, PodLogs, Admission, Quotas, Disruption, GarbageCollector, EventExpiry)
+    CronJobs, Endpoints, PodLogs, Admission, LimitRanges, Quotas, Disruption, GarbageCollector, EventExpiry)

@@ -232,10 +232,20 @@ class Deployments(Workload):
             found["lastUpdateTime"] = now
         if not complete and not obj["spec"].get("paused") and obj["spec"].get("progressDeadlineSeconds"):
             self._workers.queue.add_after(key_of(obj), obj["spec"]["progressDeadlineSeconds"] + 1)
+        self._mirror_failure(status, new, now)
         if set_condition(status, "Available", "True" if enough else "False", now,
                          "MinimumReplicasAvailable" if enough else "MinimumReplicasUnavailable",
                          f"Deployment {'has' if enough else 'does not have'} minimum availability."):
             (condition(status["conditions"], "Available") or {})["lastUpdateTime"] = now
+
+    @staticmethod
+    def _mirror_failure(status: Object, new: Object | None, now: str) -> None:
+        """What keeps the ReplicaSet from its pods is said of the Deployment too."""
+        failure = condition((new or {}).get("status", {}).get("conditions") or (), "ReplicaFailure")
+        if failure is None:
+            status["conditions"] = [each for each in status["conditions"] if each["type"] != "ReplicaFailure"]
+        elif set_condition(status, "ReplicaFailure", failure["status"], now, failure["reason"], failure["message"]):
+            (condition(status["conditions"], "ReplicaFailure") or {})["lastUpdateTime"] = now
 
     def _overdue(self, obj: Object, progressing: Object) -> bool:
         if progressing["reason"] == "ProgressDeadlineExceeded":

@@ -6,10 +6,11 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from ..api.errors import ApiError
 from ..api.store import Change, Key, Object
 from ..queue import Workers
 from .common import Children, Cluster, condition, decoded, key_of
-from .kubevirt_client import OBSERVED, Client, has_condition, is_deleting, is_final, phase_of, set_phase
+from .kubevirt_client import OBSERVED, Client, has_condition, is_deleting, is_final, phase_of, remove_condition, set_phase
 from .kubevirt_config import migration_config
 from .kubevirt_migration_pod import JOB_NAME, JOB_UID, target_pod
 from .kubevirt_pod import claim_name, overhead_kib
@@ -17,6 +18,7 @@ from .kubevirt_vmi import containers_ready, pod_of
 
 VMI_NAME, TARGET_NODE, EVACUATION = "kubevirt.io/vmi-name", "kubevirt.io/migrationTargetNodeName", "kubevirt.io/evacuationMigration"
 FINALIZER = "kubevirt.io/migrationJobFinalize"
+OVER_QUOTA = "migrationRejectedByResourceQuota"
 FINAL = ("Succeeded", "Failed")
 WITH_TARGET = ("Scheduling", "Scheduled", "PreparingTarget", "TargetReady", "Running")
 HANDED_OFF = ("PreparingTarget", "TargetReady", "Running")
@@ -140,10 +142,19 @@ class Migrations:
             await self._without_vmi(migration, key)
             return
         pod = self._target_of(migration, vmi)
-        await self._sync(migration, key, vmi, pod)
+        refusal: ApiError | None = None
+        try:
+            await self._sync(migration, key, vmi, pod)
+        except ApiError as error:
+            if error.code != 403:
+                raise
+            refusal = error
+            self._client.event(migration, "FailedCreate", f"Error creating pod: {error.message}", "Warning")
         vmi = self._resources.find(self._vmis, *key_of(vmi))
         if vmi is not None:
-            await self._update_status(migration, key, vmi, self._target_of(migration, vmi))
+            await self._update_status(migration, key, vmi, self._target_of(migration, vmi), over_quota=refusal is not None and "exceeded quota" in refusal.message)
+        if refusal is not None:
+            raise refusal  # the target is asked for again, ever later
 
     async def _without_vmi(self, migration: Object, key: Key) -> None:
         if phase_of(migration) not in FINAL:
@@ -296,7 +307,7 @@ class Migrations:
 
     # Status.
 
-    async def _update_status(self, migration: Object, key: Key, vmi: Object, pod: Object | None) -> None:
+    async def _update_status(self, migration: Object, key: Key, vmi: Object, pod: Object | None, *, over_quota: bool) -> None:
         phase = phase_of(migration)
         failure = self._failure(migration, vmi, pod)
         now = self._clock.timestamp()
@@ -319,6 +330,10 @@ class Migrations:
                 following = self._following(migration, vmi, pod)
                 if following:
                     set_phase(migration, following, now)
+                if over_quota and not has_condition(migration, OVER_QUOTA):
+                    status.setdefault("conditions", []).append({"type": OVER_QUOTA, "status": "True", "lastProbeTime": now, "lastTransitionTime": None})
+                elif phase == "Scheduling":
+                    remove_condition(status, OVER_QUOTA)
             source = pod_of(vmi, self._launchers.of(vmi))
             if phase_of(migration) == "Pending" and source is not None:
                 status.setdefault("migrationState", {})["sourcePod"] = source["metadata"]["name"]

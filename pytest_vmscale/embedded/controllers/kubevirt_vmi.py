@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..api.errors import ApiError
 from ..api.store import Change, Key, Object
 from ..queue import Workers
 from .common import Children, Cluster, condition, decoded, set_condition
@@ -75,12 +76,29 @@ class VirtualMachineInstances:
         if not pods and phase_of(vmi) in ("", "Pending"):
             if not await self._volumes_there(vmi, key):
                 return
-            pod = await self._client.create(self._pods, launcher_pod(vmi, self._claims_of(vmi)))
+            try:
+                pod = await self._client.create(self._pods, launcher_pod(vmi, self._claims_of(vmi)))
+            except ApiError as refusal:
+                await self._tell_refusal(vmi, key, refusal)
+                raise
             self._cluster.truth.write("pod-created", *key, pod=pod["metadata"]["name"])
             self._client.event(vmi, "SuccessfulCreate", f"Created virtual machine pod {pod['metadata']['name']}")
             pods = [pod]
         await self._update_pods(vmi, pods)
         await self._update_status(vmi, key)
+
+    async def _tell_refusal(self, vmi: Object, key: Key, refusal: ApiError) -> None:
+        """The launcher may not be: a quota or a limit range forbids it. It is asked for again, ever later."""
+        self._client.event(vmi, "FailedCreate", f"Error creating pod: {refusal.message}", "Warning")
+
+        def change(vmi: Object) -> None:
+            now = self._clock.timestamp()
+            set_phase(vmi, "Pending", now)
+            status = vmi["status"]
+            set_vmi_condition(status, "Ready", "False", now, "PodNotExists", "virt-launcher pod has not yet been scheduled", probed=True)
+            set_vmi_condition(status, "Synchronized", "False", now, "FailedCreate", f"failed to create virtual machine pod: {refusal.message}")
+
+        await self._client.modify(self._vmis, *key, change)
 
     async def _delete(self, vmi: Object, key: Key, pods: list[Object]) -> None:
         """The guest stops first (virt-handler sees to it), then its pod goes, and at last the finalizer."""

@@ -10,11 +10,12 @@ from typing import Any
 
 import orjson
 
+from ..api.errors import ApiError
 from ..api.resources import SUFFIX_LETTERS, Resources
 from ..api.store import Change, Key, Object
 from ..clock import SimClock
 from ..queue import TokenBucket, Workers
-from .common import Children, Cluster, condition, controller_of, decoded, key_of, owner_reference, selects
+from .common import Children, Cluster, condition, controller_of, decoded, key_of, owner_reference, selects, set_condition
 from .events import Recorder
 from .pods import complete, from_template, is_finished, is_ready
 
@@ -97,7 +98,11 @@ class Workload:
         if name:
             pod["metadata"]["name"] = name
         await self._tokens.take()
-        created = self._resources.create(self._child_kind, complete(self._cluster, pod))
+        try:
+            created = self._resources.create(self._child_kind, complete(self._cluster, pod))
+        except ApiError as refusal:
+            self._events.event(owner, "Warning", "FailedCreate", f"Error creating: {refusal.message}", self.component)
+            raise
         self._events.event(owner, "Normal", "SuccessfulCreate", f"Created pod: {created['metadata']['name']}", self.component)
         return created
 
@@ -199,7 +204,11 @@ class ReplicaSets(Workload):
             pods = self._active(obj)
             wanted = int(obj["spec"].get("replicas", 1))
             for _ in range(wanted - len(pods)):
-                await self._create_pod(obj, obj["spec"]["template"])
+                try:
+                    await self._create_pod(obj, obj["spec"]["template"])
+                except ApiError as refusal:
+                    self._report(obj, refusal.message)
+                    raise
             if len(pods) > wanted:
                 for key, _ in sorted(pods, key=self._worth)[: len(pods) - wanted]:
                     await self._delete_pod(obj, key)
@@ -219,7 +228,8 @@ class ReplicaSets(Workload):
         key, facts = pod
         return facts.bound, facts.running, facts.ready, self._clock.now() - self._clock.parse(facts.created), key
 
-    def _report(self, obj: Object) -> None:
+    def _report(self, obj: Object, refusal: str = "") -> None:
+        """`refusal`: why a pod could not be created."""
         pods = [facts for _, facts in self._active(obj)]
         minimum = obj["spec"].get("minReadySeconds", 0)
         seconds = [ready_long_enough_in(facts.ready_since, minimum, self._clock) for facts in pods if facts.ready]
@@ -229,5 +239,14 @@ class ReplicaSets(Workload):
         labels = (obj["spec"]["template"].get("metadata") or {}).get("labels") or {}
         counts = {"fullyLabeledReplicas": sum(facts.labels.items() >= labels.items() for facts in pods),
                   "readyReplicas": len(seconds), "availableReplicas": sum(each == 0 for each in seconds)}
-        self._set_status(obj, {"replicas": len(pods), **{name: count for name, count in counts.items() if count},
-                               "observedGeneration": obj["metadata"]["generation"]})
+        now = self._clock.timestamp()
+
+        def change(obj: Object) -> None:
+            conditions = [each for each in obj.get("status", {}).get("conditions") or () if each["type"] != "ReplicaFailure" or refusal]
+            obj["status"] = {"replicas": len(pods), **{name: count for name, count in counts.items() if count}, "observedGeneration": obj["metadata"]["generation"]}
+            if conditions:
+                obj["status"]["conditions"] = conditions
+            if refusal:
+                set_condition(obj["status"], "ReplicaFailure", "True", now, "FailedCreate", refusal)
+
+        self._resources.modify(self._kind, *key_of(obj), change, subresource="status")

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ..model import LABEL_RUN
 from .access import ClusterError
+from .conditions import condition_of
 from .requests import Cluster, Object, resource_path
 
 LABEL_EDITS = "vmscale.io/edits"  # of the namespace in which a run notes what it is to undo
@@ -56,8 +57,7 @@ class Until:
 
     def met(self, obj: Object) -> bool:
         if self.condition:
-            conditions = obj.get("status", {}).get("conditions") or ()
-            return any(each.get("type") == self.condition and each.get("status") == self.value for each in conditions)
+            return condition_of(obj, self.condition, self.value) is not None
         return bool(read(obj, self.field) == self.value)
 
     def __str__(self) -> str:

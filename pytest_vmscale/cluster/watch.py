@@ -51,6 +51,14 @@ class Meta(msgspec.Struct):
     labels: dict[str, str] = {}
 
 
+class AnnotatedMeta(Meta):
+    annotations: dict[str, str] = {}
+
+
+class OwnedMeta(Meta):
+    ownerReferences: list[dict[str, Any]] = []
+
+
 class Projection(msgspec.Struct):
     """Base of projections. Every field needs a default: bookmarks and errors arrive in the place of objects."""
 

@@ -10,20 +10,17 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ..clock import Clock, parse_timestamp
+from ..cluster.conditions import Condition, find
 from ..cluster.requests import Attempt, Object
-from ..cluster.watch import Meta, Projection
+from ..cluster.watch import AnnotatedMeta, Projection
 from ..guest.probe import Probing
 from ..model import DeployRecord, Guest, Moment, Status
 from .clones import CLONE_TYPE, strategy_of_phases
-from .vmi import Condition, Vmi
+from .vmi import Vmi
 
 # The reference looked at each VM this often.
 POLL_SECONDS = 2.0
 CLONED = "Succeeded"  # the DataVolume's phase
-
-
-class _Meta(Meta):
-    annotations: dict[str, str] = {}
 
 
 class _Status(msgspec.Struct):
@@ -35,7 +32,7 @@ class _Status(msgspec.Struct):
 class ClonedVolume(Projection):
     """Of a DataVolume: metadata with annotations, status.{phase, progress, conditions}."""
 
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
+    metadata: AnnotatedMeta = msgspec.field(default_factory=AnnotatedMeta)
     status: _Status = msgspec.field(default_factory=_Status)
 
 
@@ -144,8 +141,8 @@ class DeployedVm:
 
 
 def _ready_since(conditions: Sequence[Condition]) -> float | None:
-    stamp = next((each.lastTransitionTime for each in conditions if each.type == "Ready" and each.status == "True"), None)
+    ready = find(conditions, "Ready", "True")
     try:
-        return parse_timestamp(stamp) if stamp else None
+        return parse_timestamp(ready.lastTransitionTime) if ready and ready.lastTransitionTime else None
     except ValueError:
         return None

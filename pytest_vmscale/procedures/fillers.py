@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 
 from ..clock import Clock
+from ..cluster.conditions import Condition, is_true
 from ..cluster.requests import Cluster, Object
-from ..cluster.watch import Blind, Event, Meta, Projection, Watch
+from ..cluster.watch import Blind, Event, OwnedMeta, Projection, Watch
 from ..manifests.core import fleet_labels, namespace
 from ..manifests.placement import away_from
 from ..manifests.pods import idle_pods
 from ..model import LABEL_FLEET, LABEL_RUN
-from .vmi import Condition
 
 FLEET = "migration-pods"
 # One Deployment of thousands is no workload that anybody has; and its ReplicaSet would be one queue for all of them.
@@ -47,28 +45,19 @@ class Fillers:
         ]
 
 
-class OwnedMeta(Meta):
-    ownerReferences: list[dict[str, Any]] = []
-
-
 class PodStatus(msgspec.Struct):
     conditions: list[Condition] = []
 
 
-class PodSpec(msgspec.Struct):
-    nodeName: str = ""
-
-
 class Pod(Projection):
-    """Of a Pod: metadata with its owners, spec.nodeName, status.conditions."""
+    """Of a Pod: metadata with its owners, status.conditions."""
 
     metadata: OwnedMeta = msgspec.field(default_factory=OwnedMeta)
-    spec: PodSpec = msgspec.field(default_factory=PodSpec)
     status: PodStatus = msgspec.field(default_factory=PodStatus)
 
     @property
     def ready(self) -> bool:
-        return not self.metadata.deletionTimestamp and any(each.type == "Ready" and each.status == "True" for each in self.status.conditions)
+        return not self.metadata.deletionTimestamp and is_true(self.status.conditions, "Ready")
 
     @property
     def owner(self) -> str:
@@ -159,6 +148,3 @@ class FillerWatch:
             self.curve[-1] = (at, len(self._ready))
         else:
             self.curve.append((at, len(self._ready)))
-
-    def not_ready(self) -> Iterator[Pod]:
-        return (pod for pod in self.watch.objects.values() if not pod.ready)

@@ -18,8 +18,9 @@ import msgspec
 
 from ..clock import Clock
 from ..cluster.access import ClusterError
+from ..cluster.conditions import conditions_in
 from ..cluster.requests import ApiError, Cluster, Object, in_parallel, resource_path
-from ..cluster.watch import Event, Meta, Projection, Watch
+from ..cluster.watch import Event, OwnedMeta, Projection, Watch
 from ..model import LABEL_FLEET, LABEL_INDEX, LABEL_OS, LABEL_RUN, Fleet, Guest
 from .vmi import VMIS
 
@@ -59,14 +60,10 @@ class Removal:
     left: tuple[str, ...] = ()
 
 
-class _OwnedMeta(Meta):
-    ownerReferences: list[dict[str, Any]] = []
-
-
 class Part(Projection):
     """Of anything that a run made: metadata with its owners."""
 
-    metadata: _OwnedMeta = msgspec.field(default_factory=_OwnedMeta)
+    metadata: OwnedMeta = msgspec.field(default_factory=OwnedMeta)
 
 
 class _Named(msgspec.Struct):
@@ -272,11 +269,7 @@ async def _why_left(cluster: Cluster, path: str, refused: str | None) -> str | N
     if "deletionTimestamp" not in metadata:
         return f"{path}: {refused or 'not being deleted'}"
     finalizers = metadata.get("finalizers") or found.get("spec", {}).get("finalizers") or []
-    told = [
-        c["message"]
-        for c in found.get("status", {}).get("conditions") or ()
-        if "Remaining" in c.get("type", "") and c.get("status") == "True"
-    ]
+    told = [each.message for each in conditions_in(found.get("status", {})) if "Remaining" in each.type and each.status == "True"]
     waits = "; ".join(told) or ", ".join(finalizers) or "its grace period"
     return f"{path}: deleted at {metadata['deletionTimestamp']}, waits for {waits}"
 

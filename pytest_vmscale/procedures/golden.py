@@ -12,11 +12,11 @@ import msgspec
 
 from ..clock import Clock
 from ..cluster.access import ClusterError
+from ..cluster.conditions import Condition, condition_of, find, is_true
 from ..cluster.requests import ApiError, Cluster, Object, resource_path
 from ..cluster.watch import Event, Projection, Watch
 from ..manifests.cdi import ANNOTATION_CONTENT
 from .fleet import Wait
-from .vmi import Condition
 
 DATA_VOLUME = "cdi.kubevirt.io/v1beta1"
 # An importer that has ended with an error so often does not get better: its URL, its credentials or its disk are wrong.
@@ -39,11 +39,12 @@ class _DataVolume(Projection):
 
     @property
     def ready(self) -> bool:
-        return self.status.phase == "Succeeded" and any(each.type == "Ready" and each.status == "True" for each in self.status.conditions)
+        return self.status.phase == "Succeeded" and is_true(self.status.conditions, "Ready")
 
     @property
     def trouble(self) -> str:
-        return next((each.message for each in self.status.conditions if each.type == "Running" and each.status == "False"), "")
+        found = find(self.status.conditions, "Running", "False")
+        return found.message if found else ""
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,8 @@ def _not_ready(source: Source, found: Object) -> str:
             "" if status.get("readyToUse") else f"it is not ready to use: {(status.get('error') or {}).get('message') or 'no reason given'}"
         )
     # Releases that set no condition leave it to what the DataSource points to.
-    ready: Object = next((each for each in status.get("conditions") or () if each.get("type") == "Ready"), {})
-    return f"it is not Ready: {ready.get('message') or 'no reason given'}" if ready.get("status", "True") != "True" else ""
+    ready = condition_of(found, "Ready")
+    return f"it is not Ready: {ready.message or 'no reason given'}" if ready and ready.status != "True" else ""
 
 
 def _uses(pod: Object, claim: str) -> bool:

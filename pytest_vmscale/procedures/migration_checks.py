@@ -10,18 +10,18 @@ from typing import Any
 
 import msgspec
 
+from ..cluster.conditions import condition_of
 from ..cluster.requests import ApiError, Cluster, Object
-from ..cluster.watch import Meta, Projection
+from ..cluster.watch import OwnedMeta, Projection
 from ..model import Fleet
 from .movements import FINAL
-from .vmi import MIGRATIONS, VMIS, Condition
+from .nodes import NODES, takes_pods
+from .vmi import MIGRATIONS, VMIS
 
-PODS, NODES = "/api/v1/pods", "/api/v1/nodes"
+PODS = "/api/v1/pods"
 BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
-CLAIMS = "/api/v1/persistentvolumeclaims"
 VERSIONS = "/apis/config.openshift.io/v1/clusterversions"
 KUBEVIRTS = "/apis/kubevirt.io/v1/kubevirts"
-SCHEDULABLE = "kubevirt.io/schedulable=true"
 # KubeVirt's own limits, where its configuration names none.
 DEFAULT_PER_CLUSTER, DEFAULT_PER_NODE = 5, 2
 NAMED = 3
@@ -44,12 +44,10 @@ class _PodSpec(msgspec.Struct):
 
 class _PodStatus(msgspec.Struct):
     phase: str = ""
-    conditions: list[Condition] = []
 
 
-class _PodMeta(Meta):
+class _PodMeta(OwnedMeta):
     annotations: dict[str, str] = {}
-    ownerReferences: list[dict[str, Any]] = []
 
 
 class Pod(Projection):
@@ -143,9 +141,8 @@ async def under_way(cluster: Cluster) -> list[str]:
             raise
         versions = []  # no OpenShift
     for version in versions:
-        progressing: Object = next((each for each in version.get("status", {}).get("conditions") or () if each["type"] == "Progressing"), {})
-        if progressing.get("status") == "True":
-            found.append(f"the cluster is being updated ({progressing.get('message')}): wait until it is done")
+        if progressing := condition_of(version, "Progressing", "True"):
+            found.append(f"the cluster is being updated ({progressing.message}): wait until it is done")
     return found
 
 
@@ -173,10 +170,9 @@ async def immovable(cluster: Cluster, fleet: Fleet, migrate: Sequence[str], zone
         found.append(f"{_some(elsewhere)} {_are(elsewhere)} not in the zone that is to be drained: its nodes have no room for the fleet, or do not take VMs")
     fixed = {}
     for key in sorted(wanted & set(vmis)):
-        condition = next((each for each in vmis[key].get("status", {}).get("conditions") or () if each["type"] == "LiveMigratable"), None)
-        if condition is None or condition["status"] != "True":
-            said = ": ".join(filter(None, (condition.get("reason"), condition.get("message")))) if condition else "it does not say"
-            fixed[key] = f"{key} ({said})"
+        condition = condition_of(vmis[key], "LiveMigratable")
+        if condition is None or condition.status != "True":
+            fixed[key] = f"{key} ({condition.text if condition else 'it does not say'})"
     if fixed:
         named = _some(list(fixed.values()))
         found.append(f"{named} cannot be live migrated: mend that, or set eviction_strategy: None for its OS in vmscale.yaml to have it restarted")
@@ -204,7 +200,7 @@ async def _not_shared(cluster: Cluster, vmis: Mapping[str, Object], keys: Iterab
 def cramped(site: Site, zone: Sequence[str], others: Sequence[str]) -> list[str]:
     """Whether all that would leave the zone's nodes fits onto the other zones' nodes, largest first. A line if it does not."""
     movers = [pod for name in zone for pod in site.by_node.get(name, ()) if not pod.stays]
-    rooms = [_room(site, name) for name in others if _takes(site.nodes.get(name))]
+    rooms = [_room(site, name) for name in others if takes_pods(site.nodes.get(name))]
     if not rooms:
         return ["no node outside the zone takes pods: make it schedulable, or ask for fewer zones"]
     left = []
@@ -224,12 +220,6 @@ def cramped(site: Site, zone: Sequence[str], others: Sequence[str]) -> list[str]
     ]
 
 
-def _takes(node: Object | None) -> bool:
-    if node is None or node.get("spec", {}).get("unschedulable"):
-        return False
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in node.get("status", {}).get("conditions") or ())
-
-
 def _room(site: Site, name: str) -> Room:
     has = site.nodes[name].get("status", {}).get("allocatable") or {}
     pods = site.by_node.get(name, [])
@@ -242,7 +232,7 @@ def _room(site: Site, name: str) -> Room:
 
 def away(site: Site, zone: Sequence[str]) -> list[str]:
     """Nodes of the zone that are not as a rollout should find them."""
-    bad = [name for name in zone if not _takes(site.nodes.get(name))]
+    bad = [name for name in zone if not takes_pods(site.nodes.get(name))]
     return [f"{_some(bad)} {_are(bad)} not Ready or {_are(bad)} cordoned: have the whole zone take pods first"] if bad else []
 
 

@@ -12,10 +12,12 @@ import msgspec
 
 from ..clock import Clock
 from ..cluster.access import ClusterError
-from ..cluster.requests import Cluster
-from ..cluster.watch import Blind, Event, Meta, Projection, Watch
+from ..cluster.conditions import Condition, condition_of, find, is_true
+from ..cluster.requests import Cluster, Object
+from ..cluster.watch import AnnotatedMeta, Blind, Event, Meta, Projection, Watch
 
 NODES = "/api/v1/nodes"
+SCHEDULABLE = "kubevirt.io/schedulable=true"  # selects the nodes that take VMs
 EVENTS = "/api/v1/namespaces/default/events"
 POOLS = "/apis/machineconfiguration.openshift.io/v1/machineconfigpools"
 PREFIX = "machineconfiguration.openshift.io/"
@@ -24,17 +26,6 @@ AFTER_DRAIN = ("OSUpdateStarted", "OSUpdateStaged", "PendingConfig", "Reboot", "
 
 
 # What is read of the objects.
-
-
-class AnnotatedMeta(Meta):
-    annotations: dict[str, str] = {}
-
-
-class Condition(msgspec.Struct):
-    type: str
-    status: str
-    reason: str = ""
-    message: str = ""
 
 
 class NodeInfo(msgspec.Struct):
@@ -63,12 +54,17 @@ class Node(Projection):
 
     @property
     def ready(self) -> bool:
-        return any(each.type == "Ready" and each.status == "True" for each in self.status.conditions)
+        return is_true(self.status.conditions, "Ready")
 
     @property
     def done(self) -> bool:
         """It has the config that it should have."""
         return self.note("currentConfig") == self.note("desiredConfig") and self.note("state") == "Done"
+
+
+def takes_pods(node: Object | None) -> bool:
+    """Of a node that was read whole: it is there, Ready, and not cordoned."""
+    return node is not None and not node.get("spec", {}).get("unschedulable") and condition_of(node, "Ready", "True") is not None
 
 
 class Configuration(msgspec.Struct):
@@ -102,19 +98,12 @@ class Pool(Projection):
     spec: PoolSpec = msgspec.field(default_factory=PoolSpec)
     status: PoolStatus = msgspec.field(default_factory=PoolStatus)
 
-    def condition(self, name: str) -> Condition | None:
-        return next((each for each in self.status.conditions if each.type == name), None)
-
-    def is_true(self, name: str) -> bool:
-        found = self.condition(name)
-        return found is not None and found.status == "True"
-
     @property
     def updated(self) -> bool:
         """Every node of the pool has its config and is ready; and its status is about its present spec."""
         status = self.status
         return (
-            self.is_true("Updated")
+            is_true(status.conditions, "Updated")
             and status.updatedMachineCount == status.readyMachineCount == status.machineCount
             and not status.degradedMachineCount
             and bool(self.spec.configuration.name)
@@ -125,8 +114,7 @@ class Pool(Projection):
     def trouble(self) -> str:
         """Why it is not fit for a rollout, or empty."""
         for name in ("RenderDegraded", "NodeDegraded", "Degraded"):
-            found = self.condition(name)
-            if found is not None and found.status == "True":
+            if found := find(self.status.conditions, name, "True"):
                 return f"pool {self.metadata.name} is {name}: {found.message or found.reason or 'it does not say why'}"
         if self.spec.paused:
             return f"pool {self.metadata.name} is paused"

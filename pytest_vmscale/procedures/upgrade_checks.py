@@ -10,6 +10,7 @@ from typing import Any
 
 from ..clock import Clock
 from ..cluster.access import ClusterError
+from ..cluster.conditions import condition_of, conditions_in, find
 from ..cluster.edits import Edits
 from ..cluster.journal import Ref
 from ..cluster.requests import Cluster, Object
@@ -106,28 +107,21 @@ async def read(cluster: Cluster) -> State:
     )
 
 
-def condition(obj: Object, type_: str) -> Object:
-    return next((each for each in obj.get("status", {}).get("conditions") or () if each["type"] == type_), {})
-
-
 def _is(obj: Object, type_: str, status: str = "True") -> bool:
-    return condition(obj, type_).get("status") == status
+    return condition_of(obj, type_, status) is not None
 
 
 def _why(obj: Object, type_: str) -> str:
-    found = condition(obj, type_)
-    return (
-        ": ".join(each for each in (found.get("reason"), " ".join(str(found.get("message") or "").split())) if each)
-        or "it does not say why"
-    )
+    found = condition_of(obj, type_)
+    return (found.text if found else "") or "it does not say why"
 
 
 def problems(state: State, hop: Hop) -> list[str]:
     """Why the cluster must not be upgraded like this, all of it; but whether the target is offered, which `not_offered` tells."""
     found = []
     version = state.version
-    if _is(version, "Progressing"):
-        found.append(f"an upgrade is under way: {condition(version, 'Progressing').get('message')}")
+    if progressing := condition_of(version, "Progressing", "True"):
+        found.append(f"an upgrade is under way: {progressing.message}")
     if state.current == hop.version:
         found.append(f"the cluster is at {hop.version} already")
     if _is(version, "Invalid"):
@@ -171,7 +165,7 @@ def _against_a_minor(state: State) -> list[str]:
             if not any("AdminAckRequired" in each for each in found):
                 found.append(said)
     etcd = next((each for each in state.operators if each["metadata"]["name"] == "etcd"), {})
-    if condition(etcd, "RecentBackup") and not _is(etcd, "RecentBackup"):
+    if condition_of(etcd, "RecentBackup") and not _is(etcd, "RecentBackup"):
         found.append(f"etcd has no recent backup: {_why(etcd, 'RecentBackup')}")
     return found
 
@@ -185,8 +179,9 @@ def not_offered(state: State, hop: Hop) -> str:
     if conditional is not None:
         if hop.explicit:
             return ""
-        against: Object = next((each for each in conditional.get("conditions") or () if each["type"] == "Recommended"), {})
-        return f"{asked} is not recommended here ({against.get('reason')}: {against.get('message')}); --upgrade-allow-explicit accepts that"
+        against = find(conditions_in(conditional), "Recommended")
+        why = against.text if against else "it does not say why"
+        return f"{asked} is not recommended here ({why}); --upgrade-allow-explicit accepts that"
     if _is(state.version, "RetrievedUpdates", "False"):
         return f"{asked} is not offered: the updates could not be retrieved: {_why(state.version, 'RetrievedUpdates')}"
     known = [each["version"] for each in state.version["status"].get("availableUpdates") or ()]

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ..clock import Clock, parse_timestamp
+from ..cluster.conditions import Condition, find, is_true
 from ..cluster.requests import Cluster
 from ..cluster.watch import Event, Projection, Watch
 from .upgrade_checks import Hop, State
@@ -22,17 +23,6 @@ REFUSALS = ("ImageVerificationFailed", "UpgradePreconditionCheckFailed", "Update
 
 
 # What is read of the objects.
-
-
-class Condition(msgspec.Struct):
-    type: str
-    status: str
-    reason: str = ""
-    message: str = ""
-
-    @property
-    def text(self) -> str:
-        return ": ".join(each for each in (self.reason, " ".join(self.message.split())) if each)
 
 
 class Entry(msgspec.Struct):
@@ -79,10 +69,11 @@ class ClusterOperator(Projection):
         return next((each.version for each in self.status.versions if each.name == "operator"), "")
 
     def is_(self, type_: str) -> bool:
-        return any(each.type == type_ and each.status == "True" for each in self.status.conditions)
+        return is_true(self.status.conditions, type_)
 
     def said(self, type_: str) -> str:
-        return next((each.text for each in self.status.conditions if each.type == type_), "")
+        found = find(self.status.conditions, type_)
+        return found.text if found else ""
 
     @property
     def trouble(self) -> str:

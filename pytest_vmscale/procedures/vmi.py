@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from ..cluster.watch import Meta, Projection
+from ..cluster.conditions import Condition, find
+from ..cluster.watch import AnnotatedMeta, Projection
 
 VMIS = "/apis/kubevirt.io/v1/virtualmachineinstances"
 MIGRATIONS = "/apis/kubevirt.io/v1/virtualmachineinstancemigrations"
@@ -15,13 +16,6 @@ PENDING = "Pending"  # of a VMI or a migration; a new one has no phase yet
 
 class Interface(msgspec.Struct):
     ipAddress: str = ""
-
-
-class Condition(msgspec.Struct):
-    type: str
-    status: str
-    lastTransitionTime: str | None = None
-    message: str = ""
 
 
 class PhaseTransition(msgspec.Struct):
@@ -49,14 +43,14 @@ class Vmi(Projection):
 
     @property
     def why_unscheduled(self) -> str:
-        return next((each.message for each in self.status.conditions if each.type == "PodScheduled" and each.status == "False"), "")
+        found = find(self.status.conditions, "PodScheduled", "False")
+        return found.message if found else ""
 
     @property
     def ready_since(self) -> str | None:
         """The Ready condition's own timestamp; empty if it is ready and has none, None if it is not ready."""
-        return next(
-            (each.lastTransitionTime or "" for each in self.status.conditions if each.type == "Ready" and each.status == "True"), None
-        )
+        found = find(self.status.conditions, "Ready", "True")
+        return (found.lastTransitionTime or "") if found else None
 
 
 def reachable(address: str) -> bool:
@@ -102,7 +96,7 @@ class MovingVmi(Projection):
     @property
     def not_migratable(self) -> str:
         """Why it cannot be live migrated, or empty; what it does not say of itself yet is such a reason too."""
-        found = next((each for each in self.status.conditions if each.type == "LiveMigratable"), None)
+        found = find(self.status.conditions, "LiveMigratable")
         if found is None:
             return "it does not say yet whether it can"
         return "" if found.status == "True" else found.message or "it does not say why"
@@ -130,14 +124,10 @@ class Migration(Projection):
         return self.status.phase or PENDING
 
 
-class LauncherMeta(Meta):
-    annotations: dict[str, str] = {}
-
-
 class Launcher(Projection):
     """Of a virt-launcher pod: whose it is, and whether it is being deleted."""
 
-    metadata: LauncherMeta = msgspec.field(default_factory=LauncherMeta)
+    metadata: AnnotatedMeta = msgspec.field(default_factory=AnnotatedMeta)
 
     @property
     def vm(self) -> str:

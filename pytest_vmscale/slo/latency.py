@@ -4,21 +4,18 @@ over all node counts, a baseline that does not vary."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import cast
 
-from pytest_vmscale.model import LatencyRecord, Measurement, Objective
-from pytest_vmscale.settings import Settings, SettingsError, size_bytes
-from pytest_vmscale.slo.objectives import at_least, at_most, every_vm, trouble_of
-from pytest_vmscale.slo.profile import Added, Profile
+from pytest_vmscale.model import LatencyRecord, Measurement, Objective, Outcome
+from pytest_vmscale.settings import Settings, SettingsError
+from pytest_vmscale.slo.io_load import AROUND_SECONDS, achieved, added, check_guests
+from pytest_vmscale.slo.objectives import at_most, every_vm, trouble_of
+from pytest_vmscale.slo.profile import Added, Profile, Share
 
 NOT_DONE = "reported nothing"
 NAMED = 15  # VMs of a node that are named one by one
-# The load that the document's figures are of.
-REFERENCE_LOAD = {"baseline_iops": 1, "workload_iops": 1000, "block_bytes": 4096, "depth": 1}
-# Around the runs themselves: all guests are reached before the barrier, and fetched from after the last run.
-AROUND_SECONDS = 1800.0
 
 
 @dataclass(frozen=True)
@@ -32,22 +29,14 @@ class NodeLatency:
 
 
 def deadlines_seconds(settings: Settings, profile: Profile, tolerance_percent: float) -> list[float]:
-    fio, largest = settings.site.fio, max(settings.nodes)
+    largest = max(settings.nodes)
     vms = largest * settings.vms_per_node
     if settings.cluster == "embedded" and largest > settings.simulation.workers:
         raise SettingsError(f"--nodes {largest}: the embedded cluster has {settings.simulation.workers} workers (--sim-workers)")
     if settings.reuse_fleet:
         raise SettingsError("--reuse-fleet: the latency suite places its VMs on nodes, and makes them itself")
-    for name in settings.mix(vms):
-        image = settings.guest(name)
-        if image.family == "windows" or not image.ready.ssh:
-            raise SettingsError(f"--vm-mix: {name} has no SSH or no fio: the latency suite's guests need both")
-        if image.image and fio.dataset_bytes > size_bytes(image.disk_size):
-            raise SettingsError(
-                f"fio: {fio.directories} directories of {fio.files_per_directory} files of {fio.file_size} are {fio.dataset_bytes / 2**30:.1f} GiB,"
-                f" more than the {image.disk_size} disk of guests.{name}"
-            )
-    return [AROUND_SECONDS + fio.point_seconds] * len(settings.nodes)
+    check_guests(settings, list(settings.mix(vms)), "the latency suite")
+    return [AROUND_SECONDS + settings.site.fio.point_seconds] * len(settings.nodes)
 
 
 # One point.
@@ -63,14 +52,14 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
     reported = wanted.every_vm_reported
     return (
         every_vm("latency.every_vm_reported", "Every VM reported", measurement, reported.minimum_percent, reported.source, NOT_DONE),
-        _achieved(measurement, wanted.achieved_iops.minimum_percent, wanted.achieved_iops.source, trouble),
+        _achieved(measurement, wanted.achieved_iops, trouble),
         _added(measurement, "read", wanted.added_read, tolerance_percent, trouble),
         _added(measurement, "write", wanted.added_write, tolerance_percent, trouble),
         _node_spread(measurement, wanted.node_spread.largest_percent, wanted.node_spread.source, trouble),
     )
 
 
-def _achieved(measurement: Measurement, minimum_percent: float, source: str, trouble: str) -> Objective:
+def _achieved(measurement: Measurement, wanted: Share, trouble: str) -> Objective:
     records = records_of(measurement)
     short = [record for record in records if record.overloaded]
     worst = [
@@ -78,56 +67,23 @@ def _achieved(measurement: Measurement, minimum_percent: float, source: str, tro
         for phase in LatencyRecord.PHASES
         if any(phase in r.overloaded for r in short)
     ]
-    return at_least(
-        "latency.achieved_iops",
-        "VMs that achieved their rate",
-        None if trouble else (len(records) - len(short)) / len(records) * 100,
-        unit="%",
-        limit=minimum_percent,
-        source=source,
-        scope=measurement.scope,
-        trouble=trouble,
-        text=f"{len(records) - len(short)} of {len(records)}",
-        why=f"{len(short)} VMs achieved less than 99 % of their rate ({', '.join(worst)}): {told_by_node(short, records)}" if short else "",
+    return achieved(
+        "latency.achieved_iops", measurement, records, wanted, trouble, f" ({', '.join(worst)}): {told_by_node(short, records)}"
     )
 
 
 def _added(measurement: Measurement, direction: str, wanted: Added, tolerance_percent: float, trouble: str) -> Objective:
     found = (measurement.details.get("added") or {}).get(direction) or {}
-    percent = found.get("percent")
-    same_load = all(measurement.parameters.get(key) == value for key, value in REFERENCE_LOAD.items())
-    applies = wanted.percent is not None and measurement.size >= wanted.from_vms and same_load
-    limit = wanted.percent + abs(wanted.percent) * tolerance_percent / 100 if applies and wanted.percent is not None else None
-    interval = "" if percent is None else f"{percent:+.1f} %"
-    objective = at_most(
-        f"latency.added_{direction}",
-        f"Added {direction} latency",
-        percent,
-        unit="%",
-        limit=limit,
-        reference=wanted.percent if applies else None,
-        how=f"reference + {tolerance_percent:g} %" if applies else "",
-        source=wanted.source,
-        scope=measurement.scope,
-        trouble=trouble,
-        beyond="no VM kept up",
-        text=interval,
-        why=_above(direction, percent, limit, found) if limit is not None else "",
-    )
-    if objective.measured is None or limit is None:
+    id, title, percent = f"latency.added_{direction}", f"Added {direction} latency", found.get("percent")
+    objective = added(id, title, percent, wanted, measurement, tolerance_percent, trouble, "no VM kept up")
+    if objective.outcome is not Outcome.FAIL:
         return objective
-    # A limit may lie below zero: the margin is how far it is from it, for better or worse.
-    return replace(objective, margin_percent=(limit - objective.measured) / abs(limit) * 100 if limit else None)
-
-
-def _above(direction: str, percent: float | None, limit: float, found: Mapping[str, Any]) -> str:
     if percent is None:
-        return f"no VM achieved its rate in both {direction} runs: there is no latency but that of queues"
-    if percent <= limit:
-        return ""
-    return (
-        f"{direction}s under load take {percent:+.1f} % against the baseline ({found['low_percent']:+.1f} to {found['high_percent']:+.1f} %,"
-        f" 95 %), and at most {limit:+.1f} % is allowed"
+        return replace(objective, why=f"no VM achieved its rate in both {direction} runs: there is no latency but that of queues")
+    return replace(
+        objective,
+        why=f"{direction}s under load take {percent:+.1f} % against the baseline ({found['low_percent']:+.1f} to {found['high_percent']:+.1f} %,"
+        f" 95 %), and at most {objective.limit:+.1f} % is allowed",
     )
 
 

@@ -12,85 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from running import percentile, run_suites, show_costs
+
 REFERENCE_SECONDS = {100: 102.0, 1000: 1065.0}
 DURATION_TOLERANCE_PERCENT = 5.0
 WALL_ALLOWANCE_SECONDS = 0.1
-
-
-@dataclass
-class Cost:
-    """What a process has used so far, by /proc."""
-
-    cpu_seconds: float = 0.0
-    peak_bytes: int = 0
-
-
-def follow(pid: int, costs: dict[str, Cost], done: threading.Event) -> None:
-    """Sample the plugin's process and its child, the embedded cluster; high-water marks only grow."""
-    while not done.wait(0.2):
-        for name, process in (("plugin", pid), ("embedded", child_of(pid))):
-            try:
-                fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-                status = Path(f"/proc/{process}/status").read_text()
-            except OSError:
-                continue
-            ticks = os.sysconf("SC_CLK_TCK")
-            peaks = [int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM")]
-            if not peaks:  # it has just ended
-                continue
-            costs[name] = Cost((int(fields[11]) + int(fields[12])) / ticks, peaks[0])
-
-
-def child_of(pid: int) -> int | None:
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[1]) == pid and b"pytest_vmscale.embedded" in (path.parent / "cmdline").read_bytes():
-                return int(path.parent.name)
-        except OSError:
-            continue
-    return None
-
-
-def run_storm(vms: str, extra: list[str], folder: Path) -> dict[str, Cost]:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-m",
-        "bootstorm",
-        "--vms",
-        vms,
-        "--results-dir",
-        str(folder),
-        "--run-id",
-        "run",
-        *extra,
-    ]
-    costs: dict[str, Cost] = {}
-    done = threading.Event()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    watcher = threading.Thread(target=follow, args=(process.pid, costs, done))
-    watcher.start()
-    output, _ = process.communicate()
-    done.set()
-    watcher.join()
-    if not list((folder / "run").glob("boot-storm*_results.json")):
-        sys.exit(f"the run measured nothing:\n{output}")
-    return costs
 
 
 def truths(path: Path) -> tuple[dict[str, list[tuple[float, str]]], list[dict[str, Any]]]:
@@ -108,10 +40,6 @@ def truths(path: Path) -> tuple[dict[str, list[tuple[float, str]]], list[dict[st
 
 def first_after(events: list[tuple[float, str]], kind: str, since: float) -> float | None:
     return next((t for t, each in events if each == kind and t >= since), None)
-
-
-def percentile(values: list[float], percent: float) -> float:
-    return sorted(values)[math.ceil(percent / 100 * len(values)) - 1] if values else float("nan")
 
 
 def judge(results: dict[str, Any], happened: dict[str, list[tuple[float, str]]], t0_epoch: float) -> dict[str, Any]:
@@ -140,7 +68,7 @@ def main() -> int:
     for number in range(options.runs):
         with tempfile.TemporaryDirectory() as folder:
             begun = time.monotonic()
-            costs = run_storm(options.vms, extra, Path(folder))
+            costs = run_suites(Path(folder), "run", ["-m", "bootstorm", "--vms", options.vms, *extra])
             wall = time.monotonic() - begun
             happened, clocks = truths(Path(folder) / "run" / "truth.jsonl")
             print(f"run {number + 1}: {wall:.0f} s of wall time in all")
@@ -148,8 +76,7 @@ def main() -> int:
                 results = json.loads(path.read_text())
                 found = judge(results, happened, clocks[0]["t0_epoch"])
                 failed |= show(results, found)
-            for name, cost in costs.items():
-                print(f"  {name:9} {cost.cpu_seconds:6.1f} s of CPU, peak memory {cost.peak_bytes / 2**20:.0f} MiB")
+            show_costs(costs)
     return 1 if failed else 0
 
 

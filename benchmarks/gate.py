@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from running import ROOT, pytest_command
+
 BETTER = "reference"
 
 
@@ -39,10 +40,8 @@ def run(folder: Path, name: str, profile: str, seed: int, baselines: list[Path],
     """One run of the suites, unless it has been."""
     results = folder / name
     if not (results / "verdict.json").exists():
-        command = [sys.executable, "-m", "pytest", "-q", "--results-dir", str(folder), "--run-id", name]
-        command += ["--sim-profile", profile, "--sim-seed", str(seed), *more]
-        for each in baselines:
-            command += ["--baseline", str(each)]
+        against = [argument for each in baselines for argument in ("--baseline", str(each))]
+        command = pytest_command(folder, name, ["--sim-profile", profile, "--sim-seed", str(seed), *more, *against])
         began = time.monotonic()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         (folder / f"{name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")

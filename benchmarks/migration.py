@@ -13,16 +13,15 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from accuracy import ROOT, Cost, follow, percentile
+from running import percentile, run_suites, show_costs
 
+SUITE = ("suites/test_migration.py", "-m", "migration and not latency", "--allow-disruptive")
 ALLOWED_SECONDS = 2.0
 TOLERANCE_PERCENT = 5.0
 # What the plugin saw, and what the cluster wrote down when it happened.
@@ -36,22 +35,6 @@ PHASES = {
 }
 REFERENCE_VMS = 1000
 REFERENCE = {"zone_seconds": 9180.0, "drain_seconds": 7080.0, "node_wait_seconds": 2100.0, "rhel": 14.0, "windows": 12.0, "fedora": 23.0}
-
-
-def run_suite(vms: str, extra: list[str], folder: Path) -> dict[str, Cost]:
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "migration and not latency", "--vms", vms, "--allow-disruptive", "--results-dir", str(folder),
-               "--run-id", "run", *extra, "suites/test_migration.py"]  # fmt: skip
-    costs: dict[str, Cost] = {}
-    done = threading.Event()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    watcher = threading.Thread(target=follow, args=(process.pid, costs, done))
-    watcher.start()
-    output, _ = process.communicate()
-    done.set()
-    watcher.join()
-    if not (folder / "run" / "migration_results.json").exists():
-        sys.exit(f"the run measured nothing:\n{output}")
-    return costs
 
 
 def lateness(results: dict[str, Any], truth: Path) -> dict[str, list[float]]:
@@ -106,11 +89,10 @@ def main() -> int:
         return int(show(json.loads((options.folder / "migration_results.json").read_text()), options.folder / "truth.jsonl"))
     with tempfile.TemporaryDirectory() as folder:
         begun = time.monotonic()
-        costs = run_suite(options.vms, extra, Path(folder))
+        costs = run_suites(Path(folder), "run", [*SUITE, "--vms", options.vms, *extra])
         print(f"{options.vms} VMs: {time.monotonic() - begun:.0f} s of wall time in all")
         bad = show(json.loads(Path(folder, "run", "migration_results.json").read_text()), Path(folder, "run", "truth.jsonl"))
-        for name, cost in costs.items():
-            print(f"  {name:9} {cost.cpu_seconds:6.1f} s of CPU, peak memory {cost.peak_bytes / 2**20:.0f} MiB")
+        show_costs(costs)
     return int(bad)
 
 

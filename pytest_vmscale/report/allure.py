@@ -220,8 +220,8 @@ def _named(objective: Objective) -> str:
 def _description(objective: Objective, subtitle: str) -> str:
     """Markdown."""
     figures = [
-        ("Limit", "none" if objective.limit is None else f"{objective.limit:g} {objective.unit}"),
-        ("Reference", "none" if objective.reference is None else f"{objective.reference:g} {objective.unit} ({objective.how})"),
+        ("Limit", "none" if objective.limit is None else f"{objective.limit:g} {objective.unit}" + (f" ({objective.how})" if objective.how else "")),
+        ("Reference", "none" if objective.reference is None else f"{objective.reference:g} {objective.unit}"),
         ("Margin", "-" if objective.margin_percent is None else f"{objective.margin_percent:+.1f} %"),
         ("Verdict", objective.outcome.value),
         ("Cluster", subtitle),

@@ -30,6 +30,7 @@ _METRICS = (
 )
 _BULKS_SHOWN = 20
 _EVERY, _DURATION, _BULK = "deployment.every_vm_deployed", "deployment.duration", "deployment.bulk_duration"
+_STRATEGY = "deployment.clone_strategy"
 
 
 def lines(measurements: Sequence[Measurement], subtitle: str) -> list[str]:
@@ -53,7 +54,7 @@ def charts(measurements: Sequence[Measurement], objectives: Sequence[Objective],
                 f"{stem}_clone-times",
                 "Clone time of each VM",
                 each.scope,
-                tuple(dict.fromkeys((_EVERY, *percentiles))),
+                tuple(dict.fromkeys((_EVERY, _STRATEGY, *percentiles))),
                 functools.partial(clone_times, each, subtitle),
             ),
         ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _READ, _WRITE, _DURATION = "migration_load.added_read", "migration_load.added_write", "migration_load.added_duration"
 _REPORTED, _IOPS, _GAP = "migration_load.every_vm_reported", "migration_load.achieved_iops", "migration_load.longest_gap"
+_FAILURES = "migration_load.failures"
 
 
 def lines(measurements: Sequence[Measurement], subtitle: str) -> list[str]:
@@ -33,7 +34,8 @@ def charts(measurements: Sequence[Measurement], objectives: Sequence[Objective],
     found = []
     for each in measurements:
         for name, title, where, draw in (
-            ("latency", "Latency over time, and migrations", (_READ, _WRITE, _IOPS), latency_over_time),
+            ("latency", "Latency over time, and migrations", (_REPORTED, _READ, _WRITE, _IOPS, _FAILURES, _DURATION), latency_over_time),
+            ("durations", "Migration times under both loads", (_DURATION,), durations),
             ("gaps", "Longest gap of each VM", (_GAP,), gaps),
         ):
             found.append(Chart(f"migration-latency_{name}", title, each.scope, where, functools.partial(draw, each, subtitle)))
@@ -171,6 +173,28 @@ def _plain() -> Any:
     from matplotlib.ticker import FuncFormatter
 
     return FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "12345" else "")
+
+
+def durations(measurement: Measurement, subtitle: str = "") -> Figure | None:
+    """How long a migration of each VM took on average, under each of the loads."""
+    records = records_of(measurement)
+    by_load = {
+        "baseline": sorted(each.migration_baseline_seconds for each in records if each.migration_baseline_seconds is not None),
+        "workload": sorted(each.migration_workload_seconds for each in records if each.migration_workload_seconds is not None),
+    }
+    if not any(by_load.values()):
+        return None
+    figure, axes = new_figure(f"Migration times under both loads, {measurement.scope}", subtitle)
+    for (load, values), colour in zip(by_load.items(), (BLUE, ORANGE), strict=True):
+        told = f"{load}: {count(len(values), 'VM')}" + (f", {sum(values) / len(values):.1f} s on average" if values else "")
+        shares = [(rank + 1) / len(values) * 100 for rank in range(len(values))]
+        axes.step([*values[:1], *values], [0.0, *shares] if values else [], where="post", color=colour, linewidth=2, label=told)
+    axes.set_xlabel("seconds from the start of a VM's migration to its end (cluster time)")
+    axes.set_xlim(left=0)
+    axes.set_ylabel("% of VMs at most so long")
+    axes.set_ylim(0, 102)
+    legend(axes, "upper left")
+    return figure
 
 
 def gaps(measurement: Measurement, subtitle: str = "") -> Figure | None:

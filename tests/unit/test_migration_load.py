@@ -99,8 +99,10 @@ def test_it_is_told_in_a_hundred_columns_and_drawn():
     assert any(line.startswith("  workload reads") and "+8.0 %" in line for line in lines)
     assert "The longest gap in a VM's I/O meanwhile was 450 ms, in rhel-00001." in lines
     figures = [chart.draw() for chart in report.charts([measurement], (), "")]
-    assert len(figures) == 2 and all("</svg>" in svg(figure) for figure in figures if figure is not None) and None not in figures
-    assert [chart.draw() for chart in report.charts([replace(measurement, records=(), details={})], (), "")] == [None, None]
+    assert len(figures) == 3 and all("</svg>" in svg(figure) for figure in figures if figure is not None) and None not in figures
+    assert [chart.draw() for chart in report.charts([replace(measurement, records=(), details={})], (), "")] == [None, None, None]
+    shown_at = {objective for chart in report.charts([measurement], (), "") for objective in chart.objectives}
+    assert shown_at == {each.id for each in judge(measurement, PROFILE, 10.0)}, "each objective has a chart"
     assert report.steps(measurement)[-1] == "Under the workload: 180 migrations, 14.5 s on average"
 
 

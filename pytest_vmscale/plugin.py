@@ -5,10 +5,11 @@ Every pytest run on the machine loads this file, so what is heavy is imported in
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -271,13 +272,46 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-@pytest.hookimpl(trylast=True)  # after the fixtures are torn down, so that the verdict knows of the clean-up
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Who interrupts the removal of one suite's fleet wants no other suite to begin."""
+    done = yield
+    run = item.config.stash.get(RUN, None)
+    if run and run.interrupted:
+        item.session.shouldstop = "interrupted"
+    return done
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """The last seconds, in which the verdict is written: there is nothing left to interrupt."""
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.signal(each, signal.SIG_IGN) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)  # around the tear-down of fixtures, so that the verdict knows of the clean-up
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[None, None, None]:
     config = session.config
     run = config.stash.get(RUN, None)
+    try:
+        yield
+    except KeyboardInterrupt:  # whoever interrupts that, too, is still told what is left
+        if run is None:
+            raise
     if run is None:
         return
-    outcome = run.finish(interrupted=run.interrupted or (exitstatus == pytest.ExitCode.INTERRUPTED and not run.unfit))
+    with undisturbed():
+        outcome = run.finish(interrupted=run.interrupted or (exitstatus == pytest.ExitCode.INTERRUPTED and not run.unfit))
     if outcome is None:
         outcome = next((each for each in config.stash[FROM_WORKERS]), None)
     if outcome is None:

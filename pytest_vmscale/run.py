@@ -64,7 +64,7 @@ class Run:
         self.unfit_for: set[str] = set()  # markers of the suites that it does not fit
         self.failures: list[str] = []  # tests of ours that failed for a reason of their own
         self.began = False  # there is a cluster that something was asked of
-        self.interrupted = False
+        self.interruptions = 0  # Ctrl-C and SIGTERM, while there is a cluster
         self.cleanup: dict[str, Any] | None = None  # of all fleets together
         self.look_at_fleet: Callable[[], Mapping[str, Any]] | None = None  # set while there is a fleet
         self.look_into_vms: Callable[[Sequence[Record]], str] | None = None  # likewise
@@ -250,6 +250,10 @@ class Run:
 
     def _cleanup_state(self) -> dict[str, Any]:
         return self.cleanup or {"requested": not self.settings.keep, "status": None}
+
+    @property
+    def interrupted(self) -> bool:
+        return self.interruptions > 0
 
     def dump_state(self, why: str) -> Path:
         """Write what the fleet looks like now to a file; called when a test does not end."""

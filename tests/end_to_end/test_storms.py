@@ -224,6 +224,8 @@ def test_a_second_interruption_ends_the_removal_and_says_so(here):
     assert process.stdout is not None
     assert any("removing the fleet" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
+    assert any("the removal of the fleet was interrupted" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)  # once more, while the rest is torn down
     output, _ = process.communicate(timeout=90)
     assert process.returncode == 2, output
     assert "Traceback" not in output
@@ -231,6 +233,18 @@ def test_a_second_interruption_ends_the_removal_and_says_so(here):
     assert any("the removal of the fleet was interrupted: vmscale cleanup --run-id r1" in each for each in verdict["why"])
     assert json.loads((here / "boot-storm_results.json").read_text())["cleanup"]["status"] == "Failed"
     check_files(here)
+
+
+def test_who_interrupts_the_removal_once_has_it_seen_through_and_no_other_suite_begun(here):
+    process = start(str(ROOT / "suites/test_latency.py"), "--nodes", "1", "--vms", "10", "--run-id", "r1", "--sim-provision-speed", "20")
+    assert process.stdout is not None
+    assert any("removing the fleet" in line for line in process.stdout)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 2, output
+    assert "interrupted: the cluster is left as it was all the same" in output and "latency" not in output
+    results = json.loads((here / "boot-storm_results.json").read_text())
+    assert results["complete"] and results["cleanup"] == {"requested": True, "status": "Success", "left": []}
 
 
 def test_the_embedded_cluster_does_not_outlive_a_killed_run(here):

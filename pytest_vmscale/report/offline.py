@@ -15,7 +15,7 @@ from pytest_vmscale.report.saved import Saved, SavedError, load, load_verdict, o
 from pytest_vmscale.report.saved import subtitle as subtitle_of
 from pytest_vmscale.report.tables import FACTS, page
 from pytest_vmscale.report.terminal import cut, number, summary_lines
-from pytest_vmscale.scenarios import grouped
+from pytest_vmscale.scenarios import grouped, of_objective
 from pytest_vmscale.slo.judge import EXIT_INTERRUPTED, Ruling, Verdict
 
 if TYPE_CHECKING:
@@ -67,17 +67,18 @@ def markdown(run: Over) -> str:
     """For a chat or a pull request: the ruling, the objectives that broke first, and what is worse than before."""
     told = [f"**{run.verdict.ruling.upper()}** · scale acceptance, run `{run.run_id}`", "", _where(run), ""]
     judged = [each for each in run.verdict.objectives if each.outcome is not Outcome.REPORTED]
-    judged.sort(key=lambda each: each.outcome is Outcome.PASS)
-    if judged:
+    broken, met = [each for each in judged if each.outcome is not Outcome.PASS], [each for each in judged if each.outcome is Outcome.PASS]
+    shown = [*broken, *met] if len(judged) <= ROWS else broken[:ROWS]
+    if shown:
         told += ["| | objective | measured | limit | margin |", "|-|-|-:|-:|-:|"]
         told += [
             f"| {_MARKS[each.outcome]} | {_cell(_named(each))} | {_cell(each.measured_text)} | {number(each.limit, each.unit)} | {_margin(each)} |"
-            for each in judged[:ROWS]
+            for each in shown
         ]
-        if len(judged) > ROWS:
-            rest = judged[ROWS:]
-            told += ["", f"and {len(rest)} more, of which {sum(each.outcome is Outcome.PASS for each in rest)} are met"]
         told.append("")
+    if len(judged) > ROWS:
+        told += [f"and {len(broken) - ROWS} more that are not met", ""] if len(broken) > ROWS else []
+        told += [*_by_scenario(judged), ""]
     if run.compared:
         worse = run.compared.regressions
         told += [f"- {each}" for each in worse[:LISTED]] or [f"- {comparison.one_line(run.compared)}"]
@@ -89,6 +90,20 @@ def markdown(run: Over) -> str:
         if len(whys) > LISTED:
             told.append(f"- and {len(whys) - LISTED} more")
     return "\n".join(told).rstrip() + "\n"
+
+
+def _by_scenario(judged: Sequence[Objective]) -> list[str]:
+    """How many are met of each scenario's, and which of them came nearest to its limit."""
+    told = ["| | scenario | objectives met | nearest to its limit |", "|-|-|-|-|"]
+    for scenario in dict.fromkeys(of_objective(each.id) for each in judged):
+        its = [each for each in judged if of_objective(each.id) is scenario]
+        met = [each for each in its if each.outcome is Outcome.PASS]
+        # Where all of them are wanted, or none, there is no nearer and farther.
+        nearest = min((each for each in met if each.margin_percent), key=lambda each: each.margin_percent or 0.0, default=None)
+        said = f"{_cell(_named(nearest))}: {_cell(nearest.measured_text)}, {_margin(nearest)}" if nearest else ""
+        mark = _MARKS[Outcome.PASS if len(met) == len(its) else Outcome.FAIL]
+        told.append(f"| {mark} | {scenario.title} | {len(met)} of {len(its)} | {said} |")
+    return told
 
 
 def report_page(run: Over) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_vmscale import cli
-from pytest_vmscale.model import Measurement
+from pytest_vmscale.model import Measurement, Objective, Outcome
 from pytest_vmscale.report import comparison, offline
 from pytest_vmscale.report.files import About, ResultFiles, problems
 from pytest_vmscale.report.saved import load
@@ -96,6 +96,23 @@ def test_markdown_of_a_run_that_passed(run):
     before = run(make_storm(200, 150.0), "before")
     text = offline.markdown(offline.read(run(make_storm(200, 151.0, seed=2), "after", before)))
     assert text.startswith("**PASS**") and "- No regression against before" in text and "❌" not in text
+
+
+def test_markdown_of_many_objectives_has_a_line_for_each_scenario(run):
+    over = offline.read(run(make_storm(200, 150.0), "r1"))
+    made = [
+        Objective(f"{prefix}.number_{n}", f"Number {n}", Outcome.PASS, 5.0 + n, f"{5 + n} s", 50.0, 9.0, "s", (45 - n) * 2.0, "we", scope="200 VMs")
+        for prefix in ("bootstorm", "migration")
+        for n in range(8)
+    ]
+    made[3] = replace(made[3], outcome=Outcome.FAIL, measured_text="90.0 s", margin_percent=-80.0)
+    made[4] = replace(made[4], measured_text="200 of 200", margin_percent=0.0)
+    text = offline.markdown(replace(over, verdict=verdict(made)))
+    assert [line for line in text.splitlines() if line.startswith(("| ❌", "| ✅"))] == [
+        "| ❌ | Number 3, 200 VMs | 90.0 s | 50 s | -80.0 % |",
+        "| ❌ | Boot storm | 7 of 8 | Number 7, 200 VMs: 12 s, +76.0 % |",
+        "| ✅ | Migration | 8 of 8 | Number 7, 200 VMs: 12 s, +76.0 % |",
+    ]
 
 
 def test_a_page_needs_nothing_but_itself(run):

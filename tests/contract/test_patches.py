@@ -31,6 +31,12 @@ def test_merge(api: Api, path: str) -> None:
     assert (patched["metadata"]["labels"], patched["spec"]["runStrategy"], patched["metadata"]["generation"]) == ({"y": "2"}, "Manual", 2)
 
 
+def test_a_merge_patch_drops_the_nulls_of_objects_in_a_list(api: Api, path: str) -> None:
+    conditions = [{"type": "A", "status": "True", "lastProbeTime": None}]
+    patched = api.patch(f"{path}/status", {"status": {"conditions": conditions}}).json
+    assert patched["status"]["conditions"] == [{"type": "A", "status": "True"}]
+
+
 def test_a_patch_that_changes_nothing_keeps_the_version(api: Api, path: str) -> None:
     before = api.get(path).json
     assert api.patch(path, {"spec": {"runStrategy": "Halted"}}).json["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]

@@ -159,6 +159,8 @@ def merge_patch(obj: Object, patch: Json) -> Object:
 
 
 def _merge(target: Json, patch: Json) -> Json:
+    if isinstance(patch, list):  # replaced whole; but a real server drops the nulls of what is in it, too
+        return [item if item is None else _merge(None, item) for item in patch]
     if not isinstance(patch, dict):
         return copy.deepcopy(patch)
     result = dict(target) if isinstance(target, dict) else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -91,3 +92,18 @@ def test_virt_launcher_tells_of_its_domain(cluster: Cluster) -> None:
     assert code == 200 and {each["component"] for each in lines} == {"virt-launcher"}
     said = [each["msg"] for each in lines]
     assert said.index("Connected to libvirt daemon") < said.index("Domain defined.") < said.index("Domain started.")
+
+
+def test_a_nodes_journal_has_what_its_kubelet_told(cluster: Cluster) -> None:
+    """As oc adm node-logs reads it."""
+    cluster.create("pods", pod("j", "sleep infinity"))
+    cluster.until(lambda: phase(cluster, "j") == "Running")
+    node = cluster.get("pods", "j")["spec"]["nodeName"]
+    path = f"/api/v1/nodes/{node}/proxy/logs/journal"
+    line = rf'^\w{{3}} \d\d [\d:.]+ {node} hyperkube\[\d+\]: I.* "Event occurred" object="{cluster.namespace}/j" kind="Pod" .* reason="Started" message="Started container c0"$'
+    code, text = cluster.ask("GET", f"{path}?unit=kubelet&since=-1h")
+    assert code == 200 and re.search(line, text, re.MULTILINE), text
+    assert cluster.ask("GET", f"{path}?tail=1&tailLines=1&grep=container%20c0")[1].count("\n") == 1
+    for query in ("unit=crio", "until=-1h", "pattern=nothing%20says%20this"):
+        assert cluster.ask("GET", f"{path}?{query}") == (200, "-- No entries --\n")
+    assert cluster.ask("GET", f"{path}?since=yesterday")[0] == cluster.ask("GET", f"{path}?grep=%28")[0] == 400

@@ -70,8 +70,8 @@ def test_active(request):
 """
 
 
-def run_suite(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    (folder / "test_it.py").write_text(textwrap.dedent(SUITE))
+def run_suite(folder: Path, *options: str, suite: str = SUITE) -> subprocess.CompletedProcess[str]:
+    (folder / "test_it.py").write_text(textwrap.dedent(suite))
     command = [
         sys.executable,
         "-m",
@@ -279,3 +279,33 @@ def test_a_figure_that_there_is_none_of_is_left_out() -> None:
     assert all(isinstance(value, str) and value for value in lost.values())
     (sweep,) = judge_sweep([make_storm(10, 20.0), make_storm(20, 30.0)], PROFILE)
     assert "vmscale.limit" not in properties(sweep)
+
+
+INSPECTED = """
+from pathlib import Path
+
+import pytest
+from pytest_vmscale.report.allure import attach_inspection
+
+
+@pytest.fixture(scope="module")
+def fleet():
+    yield
+    archive = Path("gathered.tar.gz")
+    archive.write_bytes(b"packed")
+    attach_inspection("main", archive, "error: one pod's log could not be read")
+
+
+def test_fleet(fleet):
+    pass
+"""
+
+
+def test_what_was_inspected_is_attached_to_the_tear_down(tmp_path: Path) -> None:
+    done = run_suite(tmp_path, "--alluredir", str(tmp_path / "results"), suite=INSPECTED)
+    assert "1 passed" in done.stdout, done.stdout + done.stderr
+    containers = [json.loads(path.read_text()) for path in (tmp_path / "results").glob("*-container.json")]
+    attached = [each for container in containers for after in container.get("afters", ()) for each in after.get("attachments", ())]
+    assert [(each["name"], each["type"]) for each in attached] == [("oc adm inspect: main", "application/gzip"), ("oc adm inspect failed: main", "text/plain")]
+    contents = [(tmp_path / "results" / each["source"]).read_bytes() for each in attached]
+    assert contents == [b"packed", b"error: one pod's log could not be read"]

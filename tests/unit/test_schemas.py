@@ -137,6 +137,17 @@ def test_a_service_gets_an_address_and_keeps_it() -> None:
     assert service("a") == service("a") and service("a")["clusterIP"] != service("b")["clusterIP"]
 
 
+def test_ports_of_the_nodes_are_given_to_services_that_want_them() -> None:
+    def ports(type_: str, *ports: dict[str, Any]) -> list[Any]:
+        given = {"metadata": {"name": "s", "namespace": "n"}, "spec": {"type": type_, "ports": list(ports)}}
+        return [each.get("nodePort") for each in defaulted("services", given)["spec"]["ports"]]
+
+    assert ports("ClusterIP", {"port": 80}) == [None]
+    first, second, own = ports("NodePort", {"name": "a", "port": 80}, {"name": "b", "port": 81}, {"name": "c", "port": 82, "nodePort": 30123})
+    assert 30000 <= first < 32768 and 30000 <= second < 32768 and first != second and own == 30123
+    assert ports("LoadBalancer", {"name": "a", "port": 80}) == [first]
+
+
 def test_built_in_kinds_lose_nulls_and_empty_maps() -> None:
     obj = {"metadata": {"name": "c", "labels": {}, "creationTimestamp": None, "finalizers": None}, "data": {"a": "b"}}
     assert SCHEMAS.prune(KINDS["configmaps"], obj) == []

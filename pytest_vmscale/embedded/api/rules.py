@@ -29,6 +29,7 @@ POD_UPDATE_TEXT = ("Forbidden: pod updates may not change fields other than `spe
                    "`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),"
                    "`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)")
 NOT_READY_SECONDS = 300  # how long a pod stays on a node that fails, unless it says otherwise (kube-apiserver's own default)
+NODE_PORTS = range(30000, 32768)
 SERVICE_NETWORK = ipaddress.ip_network("172.30.0.0/16")  # an OpenShift cluster's, unless its installer was told otherwise
 # What is a struct in Go, and so is there even when nobody gives it: what lacks is what is in it.
 STRUCTS = {"pods": ("spec",), "jobs.batch": ("spec.template.spec",), "cronjobs.batch": ("spec.jobTemplate.spec.template.spec",),
@@ -93,6 +94,10 @@ def default_after(kind: Kind, obj: Object) -> None:
             spec.setdefault("clusterIPs", [address])
             spec.setdefault("ipFamilies", ["IPv4"])
             spec.setdefault("ipFamilyPolicy", "SingleStack")
+        if spec.get("type") in ("NodePort", "LoadBalancer"):
+            for port in spec.get("ports") or ():
+                if not port.get("nodePort"):
+                    port["nodePort"] = _node_port(obj["metadata"], port)
     elif name == "limitranges":
         for item in spec.get("limits") or ():
             _default_limits(item)
@@ -106,6 +111,12 @@ def _cluster_ip(meta: Object) -> str:
     """An address of the service network that depends on the service's name alone, so that an update without one finds the same."""
     digest = hashlib.sha256(f"{meta.get('namespace', '')}/{meta.get('name', '')}".encode()).digest()
     return str(SERVICE_NETWORK[1 + int.from_bytes(digest[:4], "big") % (SERVICE_NETWORK.num_addresses - 2)])
+
+
+def _node_port(meta: Object, port: Object) -> int:
+    """Likewise a port of the nodes, for each of the service's own."""
+    digest = hashlib.sha256(f"{meta.get('namespace', '')}/{meta.get('name', '')}:{port.get('port')}/{port.get('protocol')}".encode()).digest()
+    return NODE_PORTS[int.from_bytes(digest[:4], "big") % len(NODE_PORTS)]
 
 
 def _default_limits(item: Object) -> None:

@@ -20,6 +20,7 @@ from ..queue import Workers
 from .common import Cluster, decoded, owner_reference, selects
 from .machineconfig_names import CONFIGS, GENERATED_BY, GROUP, KUBELET_CONFIGS, POOLS, ROLE, generated_by
 from .machineconfig_render import VERSION, file, text_of
+from .node_logs import journal
 
 if TYPE_CHECKING:
     from ..api.server import ApiServer
@@ -244,5 +245,7 @@ class Kubelets:
             return web.json_response({"kubeletconfig": {key: value for key, value in self._conf[name].items() if key not in OWN}})
         if path == "healthz":
             return web.Response(text="ok")
+        if path == "logs/journal":
+            return web.Response(text=journal(self._cluster, name, request.query))
         raise errors.ApiError(404, "the server could not find the requested resource", "NotFound")
 

@@ -70,7 +70,7 @@ class PodLogs:
         pod = self._resources.find(self._pods, namespace, name)
         if pod is None:
             raise errors.not_found("pods", "", name)
-        wanted.container = _container(pod, wanted.container)
+        wanted.container = container_of(pod, wanted.container)
         node = pod["spec"].get("nodeName")
         if not node:
             return web.Response(status=204)
@@ -108,7 +108,7 @@ class PodLogs:
         await response.prepare(request)
         left = None if wanted.limit_bytes is None else wanted.limit_bytes
         key, uid, ended = (pod["metadata"]["namespace"], pod["metadata"]["name"]), pod["metadata"]["uid"], False
-        started = self._status(pod, wanted.container).get("containerID")
+        started = status_of(pod, wanted.container).get("containerID")
         while True:
             if left is not None:
                 shown, left = shown[:left], left - len(shown)
@@ -118,7 +118,7 @@ class PodLogs:
                 break
             await self._clock.sleep(self._timing.log_check_seconds)
             now = self._resources.find(self._pods, *key)
-            if now is None or now["metadata"]["uid"] != uid or self._status(now, wanted.container).get("containerID") != started:
+            if now is None or now["metadata"]["uid"] != uid or status_of(now, wanted.container).get("containerID") != started:
                 break
             lines, ended = self._read(now, wanted)
             shown, seen = self._text(lines[seen:], wanted), len(lines)
@@ -127,14 +127,9 @@ class PodLogs:
 
     # Reading.
 
-    @staticmethod
-    def _status(pod: Object, container: str) -> Object:
-        statuses = itertools.chain(pod["status"].get("containerStatuses") or (), pod["status"].get("initContainerStatuses") or ())
-        return next((each for each in statuses if each["name"] == container), {})
-
     def _read(self, pod: Object, wanted: Wanted) -> tuple[list[Line], bool]:
         """The lines of a container's log so far, and whether it is at its end. 400 if it has none."""
-        status, name = self._status(pod, wanted.container), pod["metadata"]["name"]
+        status, name = status_of(pod, wanted.container), pod["metadata"]["name"]
         state, last = status.get("state") or {}, status.get("lastState") or {}
         if wanted.previous:
             if "terminated" not in last:
@@ -206,7 +201,14 @@ class PodLogs:
         return f"{datetime.fromtimestamp(self._clock.epoch + at, UTC):%Y-%m-%dT%H:%M:%S.%f}000Z"
 
 
-def _container(pod: Object, name: str) -> str:
+def status_of(pod: Object | None, container: str) -> Object:
+    """A container's status; empty if there is none, or no pod."""
+    status: Object = (pod or {}).get("status", {})
+    statuses = itertools.chain(status.get("containerStatuses") or (), status.get("initContainerStatuses") or ())
+    return next((each for each in statuses if each["name"] == container), {})
+
+
+def container_of(pod: Object, name: str) -> str:
     """The container that is meant; 400 if there is no such, or none is named of several."""
     spec = pod["spec"]
     names = [each["name"] for part in ("initContainers", "containers", "ephemeralContainers") for each in spec.get(part) or ()]

@@ -15,7 +15,9 @@ import pytest
 import yaml
 
 from pytest_vmscale.options import LISTS, OPTIONS, SWITCHES
-from pytest_vmscale.plugin import MARKERS
+from pytest_vmscale.scenarios import ALL
+
+from .test_rights import account_for
 
 ROOT = Path(__file__).parents[2]
 CI = ROOT / "ci"
@@ -68,6 +70,10 @@ def test_files_that_are_named_are_there(path):
     assert not re.search(r"\b[\w-]+\.(io|com|org)/[\w-]+/[\w-]+[:@]", path.read_text()), "names an image's registry"
 
 
+def value(task: Any, param: str) -> str:
+    return next(str(each["value"]) for each in task["params"] if each["name"] == param)
+
+
 def options_of(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w-])--[a-z][\w-]+", text))
 
@@ -79,10 +85,10 @@ def test_options_in_pipelines_exist():
 
 
 def test_every_suite_is_in_the_pipelines():
-    suites = {path.stem.removeprefix("test_") for path in (ROOT / "suites").glob("test_*.py")}
+    suites = {each.marker for each in ALL}  # one that belongs to two suites is a run of its own
     workflow = load(CI / "github" / "scale.yaml")
-    assert {each["suite"] for each in workflow["jobs"]["suites"]["strategy"]["matrix"]["include"]} == suites <= set(MARKERS)
-    assert {each["name"] for each in PIPELINE["spec"]["tasks"]} == suites
+    assert {each["suite"] for each in workflow["jobs"]["suites"]["strategy"]["matrix"]["include"]} == suites
+    assert {value(task, "suites") for task in PIPELINE["spec"]["tasks"]} == suites
 
 
 # Prow.
@@ -184,9 +190,9 @@ def test_each_suite_runs_with_its_own_account():
         for each in yaml.safe_load_all(path.read_text())
         if each["kind"] == "ServiceAccount"
     }
-    spec = PIPELINE_RUN["spec"]
+    spec, marked = PIPELINE_RUN["spec"], {each.marker: each for each in ALL}
     given = {each["pipelineTaskName"]: each["serviceAccountName"] for each in spec["taskRunSpecs"]}
-    assert given == {task["name"]: f"vmscale-{task['name']}" for task in PIPELINE["spec"]["tasks"]}
+    assert given == {task["name"]: f"vmscale-{account_for(marked[value(task, 'suites')])}" for task in PIPELINE["spec"]["tasks"]}
     assert {accounts[name] for name in given.values()} == {PIPELINE_RUN["metadata"]["namespace"]}
     assert names(spec["workspaces"]) == names(PIPELINE["spec"]["workspaces"])
     assert names(spec["params"]) >= {each["name"] for each in PIPELINE["spec"]["params"] if "default" not in each}

@@ -23,6 +23,8 @@ CONNECT_TIMEOUT_SHARE = 0.9
 BANNER_TIMEOUT_SECONDS = 10.0
 # However fast cluster time runs, a connection is made on the wall's, and a server that is behind is not helped by being asked again.
 CONNECT_FLOOR_WALL_SECONDS = 0.25
+FILES_FOR_EACH_GUEST = 3  # its request's connection, its probe's, and one that is being closed
+OTHER_FILES = 256  # watches, log files and libraries
 BANNER_FLOOR_WALL_SECONDS = 5.0
 
 
@@ -117,6 +119,11 @@ async def _banner(connection: Connection) -> float:
         if len(seen) > 8192:
             break
     raise ConnectionError(f"no SSH banner but {seen[:40]!r}" if seen else "connection closed before the SSH banner")
+
+
+def allow_open_files_for(guests: int) -> int:
+    """As many open files as it takes to start and probe so many guests at once; returns the limit in force."""
+    return allow_open_files(FILES_FOR_EACH_GUEST * guests + OTHER_FILES)
 
 
 def allow_open_files(wanted: int) -> int:

@@ -83,6 +83,17 @@ def virtual_machine(
     }
 
 
+def live_migration(guest: Guest, run_id: str, fleet: str, name: str | None = None) -> Manifest:
+    """Asks for one of this VM; without a name the server makes one up."""
+    called = {"name": name} if name else {"generateName": f"{guest.name}-"}
+    return {
+        "apiVersion": "kubevirt.io/v1",
+        "kind": "VirtualMachineInstanceMigration",
+        "metadata": {**called, "namespace": guest.namespace, "labels": guest_labels(run_id, fleet, guest)},
+        "spec": {"vmiName": guest.name},
+    }
+
+
 def secret_name(os: str) -> str:
     return f"cloud-init-{os}"
 

@@ -18,17 +18,14 @@ from ..cluster.access import ClusterError
 from ..cluster.requests import ApiError, Cluster, resource_path
 from ..cluster.watch import Event, Watch
 from ..guest.login import Credentials, LoginError, run_command
-from ..guest.probe import Probing, Readiness, allow_open_files, probe_until_up
+from ..guest.probe import Probing, Readiness, allow_open_files_for, probe_until_up
 from ..guest.route import Route, Target
 from ..model import BootRecord, Fleet, Guest, Measurement, Status
 from .boot import Boot
-from .outcome import gaps, why_cut_short
+from .outcome import gaps, object_skew, request_retries, tell_progress, upper_bounds, why_blind, why_cut_short
 from .vmi import VMIS, Vmi
 
 SCENARIO, VERSION = "boot-storm", "1.0.0"
-PROGRESS_WALL_SECONDS = 0.5
-# A watch that is broken for longer than it takes to mend one (cluster time) says nothing of what happens meanwhile.
-BLIND_SECONDS = 30.0
 # A guest's sshd may be up before cloud-init has put our key there: its login is tried for this long (cluster time).
 LOGIN_DEADLINE_SECONDS = 120.0
 LOGIN_EVERY_SECONDS = 5.0
@@ -113,7 +110,7 @@ class _Storm:
     async def run(
         self, prove_login: Callable[[Guest], Credentials | None] | None, on_progress: Callable[[Progress], None] | None
     ) -> Measurement:
-        self.details["open_files_limit"] = allow_open_files(3 * len(self.boots) + 256)
+        self.details["open_files_limit"] = allow_open_files_for(len(self.boots))
         ticking: asyncio.Task[None] | None = None
         async with self.watch:
             left = [key for key in self.watch.objects if key in self.boots]
@@ -124,7 +121,7 @@ class _Storm:
             await self.cluster.warm_up(len(self.boots))
             try:
                 if on_progress:
-                    ticking = asyncio.create_task(self._tick(on_progress))
+                    ticking = asyncio.create_task(tell_progress(on_progress, self.progress))
                 for boot in self.boots.values():
                     boot.tasks.append(asyncio.create_task(self._guarded(self._start, boot)))
                 await self._wait()
@@ -166,12 +163,10 @@ class _Storm:
 
     def _check_sight(self) -> None:
         """Guests whose way up could not be watched are not guests that did not come up."""
-        blind = self.watch.blind_since
-        if blind is None or self.clock.now() - self.clock.at(blind[0]) < BLIND_SECONDS:
-            return
-        if unseen := sum(boot.status is None and "Running" not in boot.seen for boot in self.boots.values()):
+        unseen = sum(boot.status is None and "Running" not in boot.seen for boot in self.boots.values())
+        if unseen and (why := why_blind(self.watch, self.clock)):
             raise ClusterError(
-                f"what became of {unseen} VMs could not be seen: the watch of the VMIs was broken until the deadline ({blind[1]})"
+                f"what became of {unseen} VMs could not be seen: the watch of the VMIs was broken until the deadline ({why})"
             )
 
     async def _guarded(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
@@ -189,11 +184,6 @@ class _Storm:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _tick(self, on_progress: Callable[[Progress], None]) -> None:
-        while True:
-            on_progress(self.progress())
-            await asyncio.sleep(PROGRESS_WALL_SECONDS)
 
     # -- one guest --------------------------------------------------------------------------------------------------
 
@@ -325,30 +315,18 @@ class _Storm:
         boots = self.boots.values()
         sent = sorted(boot.sent for boot in boots if boot.sent is not None)
         spread = self._since(sent[0], sent[-1]) if sent else None
-        retries: dict[str, int] = {}
-        for record in records:
-            for reason in record.request_retries:
-                retries[reason] = retries.get(reason, 0) + 1
-        skews = [
-            m.seconds - m.object_seconds
-            for record in records
-            for m in record.timeline
-            if m.object_seconds is not None and not m.upper_bound
-        ]
         return {
             "started_cluster_epoch": None if self.began is None else self.clock.at(self.began),
             "requests_sent": sum(max(1, len(boot.attempts)) for boot in boots if boot.sent is not None),
             "requests_accepted": sum(boot.accepted for boot in boots),
             "requests_refused": sum(bool(boot.refused) for boot in boots),
-            "request_retries": retries,
+            "request_retries": request_retries(records),
             "request_rate_achieved": (len(sent) - 1) / spread if spread else None,
             "request_seconds_max": max((r.request_seconds for r in records if r.request_seconds is not None), default=None),
-            "object_skew_seconds": {"min": min(skews), "mean": sum(skews) / len(skews), "max": max(skews), "count": len(skews)}
-            if skews
-            else None,
+            "object_skew_seconds": object_skew(records),
             "probes": sum(record.probes for record in records),
             "probe_lag_seconds_max": max((r.probe_lag_seconds for r in records if r.probe_lag_seconds is not None), default=None),
-            "upper_bounds": sum(moment.upper_bound for record in records for moment in record.timeline),
+            "upper_bounds": upper_bounds(records),
             "watch_events": self.watch.events,
             "watch_relists": sum(gap.relisted for gap in self.watch.gaps),
             "ssh_via": self.route.name,

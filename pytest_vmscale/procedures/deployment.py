@@ -20,21 +20,18 @@ from ..clock import Clock
 from ..cluster.access import ClusterError
 from ..cluster.requests import ApiError, Cluster, Object, resource_path
 from ..cluster.watch import Event, Watch
-from ..guest.probe import Probing, Readiness, allow_open_files, probe_until_up
+from ..guest.probe import Probing, Readiness, allow_open_files_for, probe_until_up
 from ..guest.route import Route, Target
 from ..model import DeployRecord, Fleet, Measurement, Status
 from .clones import Clone
 from .deployed import CLONED, ClonedVolume, DeployedVm
 from .fleet import DATA_VOLUMES
-from .outcome import gaps, why_cut_short
+from .outcome import gaps, object_skew, request_retries, tell_progress, upper_bounds, why_blind, why_cut_short
 from .vmi import VMIS, Vmi
 
 SCENARIO, VERSION = "datasource-clone", "1.0.0"
-PROGRESS_WALL_SECONDS = 0.5
 Until = Literal["cloned", "running", "ssh"]
 WORDS = {"cloned": "cloned", "running": "running", "ssh": "up"}
-# A watch that is broken for longer than it takes to mend one (cluster time) says nothing of what happens meanwhile.
-BLIND_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -90,8 +87,7 @@ async def deploy(
         return await deployment.run(on_progress)
     except BaseException as error:
         if on_partial and deployment.began is not None:
-            why = why_cut_short(error)
-            on_partial(deployment.measurement(why))
+            on_partial(deployment.measurement(why_cut_short(error)))
         raise
 
 
@@ -160,12 +156,12 @@ class _Deployment:
             if self.watch.objects:
                 raise ClusterError(f"{len(self.watch.objects)} of the fleet's DataVolumes are there already: a deployment starts from none")
             if self.until == "ssh":
-                allow_open_files(3 * len(self.vms) + 256)
+                allow_open_files_for(len(self.vms))
             await self.cluster.warm_up(max(len(bulk) for bulk in self.bulks))
             requests: list[asyncio.Task[None]] = []
             try:
                 if on_progress:
-                    ticking = asyncio.create_task(self._tick(on_progress))
+                    ticking = asyncio.create_task(tell_progress(on_progress, self.progress))
                 for bulk in self.bulks:
                     requests += [asyncio.create_task(self._guarded(self._create, vm)) for vm in bulk]
                     if not await self._wait(functools.partial(_all_cloned, bulk)):
@@ -214,12 +210,10 @@ class _Deployment:
 
     def _check_sight(self) -> None:
         """Clones that could not be watched are not clones that stuck."""
-        for watch in self._watches():
-            blind = watch.blind_since
-            if blind is None or self.clock.now() - self.clock.at(blind[0]) < BLIND_SECONDS:
-                continue
-            if unseen := sum(vm.status is None and vm.sent is not None for vm in self.vms):
-                raise ClusterError(f"what became of {unseen} VMs could not be seen: a watch was broken until the deadline ({blind[1]})")
+        unseen = sum(vm.status is None and vm.sent is not None for vm in self.vms)
+        for why in filter(None, (why_blind(watch, self.clock) for watch in self._watches())):
+            if unseen:
+                raise ClusterError(f"what became of {unseen} VMs could not be seen: a watch was broken until the deadline ({why})")
 
     async def _guarded(self, work: Callable[[DeployedVm], Awaitable[None]], vm: DeployedVm) -> None:
         try:
@@ -243,11 +237,6 @@ class _Deployment:
             # After a try without a clear answer, "already exists" says that it was that try which made it.
             if not (error.reason == "AlreadyExists" and error.maybe_done_before):
                 self._settle(vm, Status.FAILED, f"the VM could not be created: {error.message}")
-
-    async def _tick(self, on_progress: Callable[[Progress], None]) -> None:
-        while True:
-            on_progress(self.progress())
-            await asyncio.sleep(PROGRESS_WALL_SECONDS)
 
     def on_volume(self, event: Event[ClonedVolume]) -> None:
         vm = self.by_volume.get(event.object.key)
@@ -348,11 +337,6 @@ class _Deployment:
 
     def _figures(self, records: Sequence[DeployRecord], began: float) -> dict[str, Any]:
         bulks = self._bulk_figures(began)
-        retries: dict[str, int] = {}
-        for record in records:
-            for reason in record.request_retries:
-                retries[reason] = retries.get(reason, 0) + 1
-        skews = [m.seconds - m.object_seconds for r in records for m in r.timeline if m.object_seconds is not None and not m.upper_bound]
         waits = [each["pause_after_seconds"] for each in bulks if each["pause_after_seconds"] is not None]
         return {
             "started_cluster_epoch": self.clock.at(began),
@@ -360,12 +344,10 @@ class _Deployment:
             "pauses_seconds": sum(waits),
             "bulk_seconds": sum(each["wall_seconds"] for each in bulks if each["wall_seconds"] is not None),
             "requests_sent": sum(max(1, len(vm.attempts)) for vm in self.vms if vm.sent is not None),
-            "request_retries": retries,
+            "request_retries": request_retries(records),
             "request_seconds_max": max((r.request_seconds for r in records if r.request_seconds is not None), default=None),
-            "object_skew_seconds": {"min": min(skews), "mean": sum(skews) / len(skews), "max": max(skews), "count": len(skews)}
-            if skews
-            else None,
-            "upper_bounds": sum(moment.upper_bound for record in records for moment in record.timeline),
+            "object_skew_seconds": object_skew(records),
+            "upper_bounds": upper_bounds(records),
             "watch_events": sum(watch.events for watch in self._watches()),
             "watch_relists": sum(gap.relisted for watch in self._watches() for gap in watch.gaps),
         }

@@ -19,6 +19,7 @@ import msgspec
 from ..clock import Clock
 from ..cluster.access import ClusterError
 from ..cluster.conditions import conditions_in
+from ..cluster.journal import NAMESPACES
 from ..cluster.requests import ApiError, Cluster, Object, in_parallel, resource_path
 from ..cluster.watch import Event, OwnedMeta, Projection, Watch
 from ..model import LABEL_FLEET, LABEL_INDEX, LABEL_OS, LABEL_RUN, Fleet, Guest
@@ -26,7 +27,6 @@ from .vmi import VMIS
 
 VMS = "/apis/kubevirt.io/v1/virtualmachines"
 DATA_VOLUMES = "/apis/cdi.kubevirt.io/v1beta1/datavolumes"
-NAMESPACES = "/api/v1/namespaces"
 # What a fleet consists of on a cluster, in the order in which it goes. Idle pods go with their Deployments, which would make new ones.
 PARTS = (
     "/apis/apps/v1/deployments",

@@ -12,9 +12,9 @@ from ..cluster.access import ClusterError
 from ..cluster.edits import Edits
 from ..cluster.journal import Ref, pointer
 from ..cluster.requests import Cluster, Object
+from .vmi import KUBEVIRTS
 
 GROUP = "hco.kubevirt.io"
-KUBEVIRTS = "/apis/kubevirt.io/v1/kubevirts"
 JSON_PATCH = "kubevirt.kubevirt.io/jsonpatch"  # annotation of HyperConverged: a JSON patch of the KubeVirt object, as text
 PATCHES = "/spec/customizeComponents/patches"
 VIRT_API = "virt-api"

@@ -31,7 +31,7 @@ STOP_WALL_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a point is: in words, and the share of it that is done."""
+    """How far it is: in words, and the share of it that is done."""
 
     doing: str
     share: float
@@ -94,13 +94,11 @@ async def latency(
     try:
         tell("starting", 0.0)
         barrier = await workload.start(timed, [guest.key for guest in fleet.guests])
-        await workload.wait(barrier, lambda share: tell(_doing(barrier, clock.now()), 0.05 + 0.85 * share))
+        await workload.wait(barrier, lambda share: tell(doing(barrier, clock.now()), 0.05 + 0.85 * share))
         tell("fetching", 0.9)
         fetched = await workload.fetch(barrier, FETCH_SECONDS)
     except BaseException as error:
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(STOP_WALL_SECONDS):
-                await workload.stop()
+        await stop_at_once(workload)
         if on_partial:
             why = why_cut_short(error)
             lost = [_record(guest, GuestRun(guest.key, error=why), runs, nodes)[0] for guest in fleet.guests]
@@ -125,7 +123,15 @@ async def latency(
     return measurement(records, details, None)
 
 
-def _doing(barrier: Barrier, now: float) -> str:
+async def stop_at_once(workload: Workload) -> None:
+    """For a measurement that is given up. A guest in which fio goes on goes with its fleet: no reason to hide why it was given up."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(STOP_WALL_SECONDS):
+            await workload.stop()
+
+
+def doing(barrier: Barrier, now: float) -> str:
+    """Which of the runs is under way at this cluster time, in words."""
     current = [each.job.name for each in barrier.timed if barrier.epoch + each.at_seconds <= now]
     return current[-1].replace("-", " ") if current else "waiting for the barrier"
 

@@ -16,16 +16,15 @@ from typing import Any
 from ..clock import Clock
 from ..cluster.access import ClusterError
 from ..cluster.requests import Cluster
-from ..model import Fleet, Guest, Measurement, MigrationRecord
+from ..model import Fleet, Guest, Measurement, MigrationRecord, Record
 from .fillers import Fillers, FillerWatch
 from .migration_checks import Limits, budgets_of, look
 from .movements import Movements
 from .nodes import NodeRecord, NodeWatch
-from .outcome import gaps, why_cut_short
+from .outcome import gaps, tell_progress, why_cut_short
 from .triggers import Trigger
 
 SCENARIO, VERSION = "migration", "1.0.0"
-PROGRESS_WALL_SECONDS = 0.5
 # What was moved last may still be starting when all nodes are done: pods and VMs have so long to come up (cluster time).
 BACK_SECONDS = 300.0
 BLOCKED_NAMED = 20
@@ -40,7 +39,6 @@ class Progress:
     migrating: int
     waiting: int
     nodes_done: int
-    pods_ready: int | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ async def migration(
     scenario: str = SCENARIO,
     on_begin: Callable[[float], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    on_record: Callable[[MigrationRecord], None] | None = None,
+    on_record: Callable[[Record], None] | None = None,
     on_partial: Callable[[Measurement], None] | None = None,
 ) -> Measurement:
     """Empty the area of a fleet that runs there, and follow it until nothing is left to do, or the deadline.
@@ -89,7 +87,6 @@ async def migration(
         raise
     if on_record:
         for record in found.records:
-            assert isinstance(record, MigrationRecord)
             on_record(record)
     return found
 
@@ -136,7 +133,7 @@ class _Work:
                 await trigger.start(lambda stamp: self._begin(stamp, on_begin))
                 assert self.t0 is not None
                 if on_progress:
-                    ticking = asyncio.create_task(self._tick(on_progress))
+                    ticking = asyncio.create_task(tell_progress(on_progress, self._progress))
                 give_up = self.t0 + self.deadline
                 if await self._until(lambda: trigger.done(self.movements, self.nodes if self.area.pool else None), give_up):
                     self.ended = self.clock.now()
@@ -171,13 +168,10 @@ class _Work:
     def _all_back(self) -> bool:
         return all(vm.at_rest for vm in self.movements.vms.values()) and (self.pods is None or self.pods.all_back)
 
-    async def _tick(self, on_progress: Callable[[Progress], None]) -> None:
-        while True:
-            vms = self.movements.vms.values()
-            active, waiting = self.movements.in_flight[-1][1:] if self.movements.in_flight else (0, 0)
-            done = sum(each.done_seconds is not None for each in self.nodes.records(self.area.nodes))
-            on_progress(Progress(self._at(self.clock.now()), sum(vm.left for vm in vms), active, waiting, done, self.pods.ready if self.pods else None))
-            await asyncio.sleep(PROGRESS_WALL_SECONDS)
+    def _progress(self) -> Progress:
+        active, waiting = self.movements.in_flight[-1][1:] if self.movements.in_flight else (0, 0)
+        done = sum(each.done_seconds is not None for each in self.nodes.records(self.area.nodes))
+        return Progress(self._at(self.clock.now()), sum(vm.left for vm in self.movements.vms.values()), active, waiting, done)
 
     async def _blocked(self) -> list[dict[str, str]]:
         """What is still on the nodes that are being drained, and what holds it: read once, when it is given up."""

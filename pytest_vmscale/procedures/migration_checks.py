@@ -16,12 +16,11 @@ from ..cluster.watch import OwnedMeta, Projection
 from ..model import Fleet
 from .movements import FINAL
 from .nodes import NODES, takes_pods
-from .vmi import MIGRATIONS, VMIS
+from .upgrade_checks import VERSIONS
+from .vmi import KUBEVIRTS, MIGRATIONS, VMIS
 
 PODS = "/api/v1/pods"
 BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
-VERSIONS = "/apis/config.openshift.io/v1/clusterversions"
-KUBEVIRTS = "/apis/kubevirt.io/v1/kubevirts"
 # KubeVirt's own limits, where its configuration names none.
 DEFAULT_PER_CLUSTER, DEFAULT_PER_NODE = 5, 2
 NAMED = 3
@@ -146,11 +145,17 @@ async def under_way(cluster: Cluster) -> list[str]:
     return found
 
 
+async def list_pods(cluster: Cluster, fields: str = "") -> list[Pod]:
+    """Of all namespaces, by a field selector."""
+    found: list[Pod] = []
+    async for body in cluster.pages(PODS, fields=fields):
+        found += _PODS.decode(body).items
+    return found
+
+
 async def look(cluster: Cluster) -> Site:
-    """All pods, nodes and budgets."""
-    pods: list[Pod] = []
-    async for body in cluster.pages(PODS):
-        pods += [each for each in _PODS.decode(body).items if each.status.phase not in FINAL]
+    """All pods that have not ended, nodes and budgets."""
+    pods = [each for each in await list_pods(cluster) if each.status.phase not in FINAL]
     nodes = {each["metadata"]["name"]: each for each in await cluster.list_all(NODES)}
     by_node: dict[str, list[Pod]] = {}
     for pod in pods:

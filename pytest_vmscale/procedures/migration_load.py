@@ -8,10 +8,9 @@ for as long as fio measures. They are the same under both loads: how long a migr
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from ..clock import Clock
@@ -19,31 +18,20 @@ from ..cluster.access import ClusterError
 from ..cluster.requests import ApiError, Cluster, resource_path
 from ..guest.fio import Job
 from ..guest.workload import Barrier, GuestRun, Timed, Workload
-from ..manifests.core import guest_labels
-from ..model import Fleet, Guest, Measurement, MigrationLoadRecord, Status
+from ..manifests.kubevirt import live_migration
+from ..model import Fleet, Guest, Measurement, MigrationLoadRecord, Record, Status
+from .latency import ACHIEVED_SHARE, FETCH_SECONDS, Progress, doing, stop_at_once
 from .migration_checks import Limits
 from .movements import ENDED, STARTED, Attempt, Movements
 from .outcome import gaps, why_cut_short
 
 SCENARIO, VERSION = "migration-latency", "1.0.0"
-ACHIEVED_SHARE = 0.99  # below this share of its rate a guest measures its own queue
 GAP_SECONDS = 10  # between two runs of one load
 # Between two loads: what is under way has so long to end, less the lead of the next one's migrations.
 QUIET_SECONDS = 120
 ASKED_FOR_EACH_SLOT = 2  # one is under way, and one waits until that has ended
 LEAD_SECONDS = 60  # migrations begin so long before fio does: until all slots are full
 LOOK_SECONDS = 1.0
-FETCH_SECONDS = 600.0
-STOP_WALL_SECONDS = 20.0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far it is: in words, and the share of the time that has passed."""
-
-    doing: str
-    share: float
-    elapsed_seconds: float
 
 
 def schedule(rates: Mapping[str, int], seconds: Mapping[str, int], **options: Any) -> list[Timed]:
@@ -78,7 +66,7 @@ async def migration_load(
     limits: Limits,
     parameters: Mapping[str, Any],
     on_progress: Callable[[Progress], None] | None = None,
-    on_record: Callable[[MigrationLoadRecord], None] | None = None,
+    on_record: Callable[[Record], None] | None = None,
     on_partial: Callable[[Measurement], None] | None = None,
 ) -> Measurement:
     """Take all runs. The fleet is up, and its datasets are laid out. A guest whose results cannot be had is a record that failed.
@@ -89,16 +77,13 @@ async def migration_load(
     try:
         await work.run(on_progress)
     except BaseException as error:
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(STOP_WALL_SECONDS):
-                await workload.stop()
+        await stop_at_once(workload)
         if on_partial and work.movements.vms:
             on_partial(work.measurement(why_cut_short(error)))
         raise
     found = work.measurement(None)
     if on_record:
         for record in found.records:
-            assert isinstance(record, MigrationLoadRecord)
             on_record(record)
     return found
 
@@ -150,10 +135,8 @@ class _Work:
 
     def _doing(self) -> str:
         assert self.barrier is not None
-        now = self.clock.now() - self.barrier.epoch
-        current = [each.job.name for each in self.timed if each.at_seconds <= now]
         active = self.movements.in_flight[-1][1] if self.movements.in_flight else 0
-        return (current[-1].replace("-", " ") if current else "waiting for the barrier") + (f", {active} migrating" if active else "")
+        return doing(self.barrier, self.clock.now()) + (f", {active} migrating" if active else "")
 
     def _follow_addresses(self) -> None:
         """A VM on the pods' network has another address on another node."""
@@ -189,12 +172,7 @@ class _Work:
             await self.clock.sleep(LOOK_SECONDS)
 
     async def _ask(self, guest: Guest) -> Any:
-        manifest = {
-            "apiVersion": "kubevirt.io/v1",
-            "kind": "VirtualMachineInstanceMigration",
-            "metadata": {"generateName": f"{guest.name}-", "namespace": guest.namespace, "labels": guest_labels(self.run_id, self.fleet.name, guest)},
-            "spec": {"vmiName": guest.name},
-        }
+        manifest = live_migration(guest, self.run_id, self.fleet.name)
         # Once: a name that the server makes up cannot be told from that of a try which got no answer.
         answer = await self.cluster.send("POST", resource_path("kubevirt.io/v1", "virtualmachineinstancemigrations", guest.namespace), body=manifest, tries=1)
         return answer.object

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from ..clock import Clock
 from ..cluster.requests import ApiError, Cluster, in_parallel, resource_path
 from ..cluster.watch import Event, Watch
-from ..guest.probe import Probing, Readiness, allow_open_files, probe_until_up
+from ..guest.probe import Probing, Readiness, allow_open_files_for, probe_until_up
 from ..guest.route import Route, Target
 from ..model import Fleet, Guest
 from .fleet import FleetError, OnProgress, Wait, unfinished_error
@@ -33,7 +33,7 @@ async def start_all(
 ) -> dict[str, Target]:
     """Start those of the fleet's VMs that do not run, and return where each guest answers, by its key. FleetError if some do
     not by the deadline."""
-    allow_open_files(3 * len(fleet.guests) + 256)
+    allow_open_files_for(len(fleet.guests))
     wait = Wait(clock, deadline_seconds, on_progress)
     interval_seconds = max(interval_seconds, clock.rate * PROBE_FLOOR_WALL_SECONDS)
     guests = {guest.key: guest for guest in fleet.guests}

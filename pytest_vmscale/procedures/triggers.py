@@ -8,15 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import msgspec
-
 from ..clock import Clock
 from ..cluster.edits import Edits
 from ..cluster.journal import Ref
 from ..cluster.requests import ApiError, Cluster, in_parallel, resource_path
-from ..manifests.core import guest_labels
+from ..manifests.kubevirt import live_migration
 from ..model import Fleet, Guest
-from .migration_checks import PODS, Pod
+from .migration_checks import Pod, list_pods
 from .movements import Movements
 from .nodes import NodeWatch
 from .zones import Zone, roll_out
@@ -80,13 +78,7 @@ class MigrationsTrigger:
         await in_parallel(self._ask, self.fleet.guests)
 
     async def _ask(self, guest: Guest) -> None:
-        manifest = {
-            "apiVersion": "kubevirt.io/v1",
-            "kind": "VirtualMachineInstanceMigration",
-            "metadata": {"name": f"{guest.name}-{self.fleet.run_id}", "namespace": guest.namespace,
-                         "labels": guest_labels(self.fleet.run_id, self.fleet.name, guest)},
-            "spec": {"vmiName": guest.name},
-        }  # fmt: skip
+        manifest = live_migration(guest, self.fleet.run_id, self.fleet.name, f"{guest.name}-{self.fleet.run_id}")
         path = resource_path("kubevirt.io/v1", "virtualmachineinstancemigrations", guest.namespace)
         try:
             await self.cluster.send("POST", path, body=manifest, on_sent=lambda stamp: self.movements.asked(guest.key, stamp))
@@ -98,13 +90,6 @@ class MigrationsTrigger:
 
     def done(self, movements: Movements, nodes: NodeWatch | None) -> bool:
         return all(key in self.refused or (vm.attempts and vm.at_rest) for key, vm in movements.vms.items())
-
-
-class _Pods(msgspec.Struct):
-    items: list[Pod] = []
-
-
-_DECODER = msgspec.json.Decoder(_Pods)
 
 
 @dataclass
@@ -155,10 +140,7 @@ class DrainTrigger:
             self.drained[node] = self.clock.now()
 
     async def _left(self, node: str) -> list[Pod]:
-        found: list[Pod] = []
-        async for body in self.cluster.pages(PODS, fields=f"spec.nodeName={node}"):
-            found += [pod for pod in _DECODER.decode(body).items if not pod.stays]
-        return found
+        return [pod for pod in await list_pods(self.cluster, fields=f"spec.nodeName={node}") if not pod.stays]
 
     async def _evict(self, pod: Pod) -> bool:
         """False if it may not go yet: by a disruption budget, or because its VM is to be migrated first."""

@@ -17,19 +17,18 @@ from typing import Any
 from ..clock import Clock
 from ..cluster.access import ClusterError
 from ..cluster.requests import Cluster
-from ..guest.probe import Readiness, allow_open_files
+from ..guest.probe import Readiness, allow_open_files_for
 from ..guest.route import Route, Target
 from ..guest.workload import Barrier
-from ..model import Fleet, Guest, Measurement, UpgradeRecord
+from ..model import Fleet, Guest, Measurement, Record
 from .nodes import NodeWatch
-from .outcome import gaps, why_cut_short
+from .outcome import gaps, tell_progress, why_cut_short
 from .upgrade_checks import Asker, Hop, State, kind
 from .upgrade_probes import ApiProbe, GuestProbe, GuestProbes
 from .upgrade_vms import Load, VmWatch, io_windows, records
 from .upgrade_watch import OperatorWatch, VersionWatch
 
 SCENARIO, VERSION = "upgrade", "1.0.0"
-PROGRESS_WALL_SECONDS = 0.5
 # A guest that is down when the upgrade is done has so long to come back (cluster time): it may have been restarted just then.
 BACK_SECONDS = 300.0
 # A payload that was refused is asked for again and again by the cluster itself; after so long it is taken for refused.
@@ -67,7 +66,7 @@ async def upgrade(
     wait_for_pools: bool,
     parameters: Mapping[str, Any],
     on_progress: Callable[[Progress], None] | None = None,
-    on_record: Callable[[UpgradeRecord], None] | None = None,
+    on_record: Callable[[Record], None] | None = None,
     on_partial: Callable[[Measurement], None] | None = None,
 ) -> Measurement:
     """Upgrade the cluster by one hop, which has been checked (`state`), and follow it until it is complete or the deadline.
@@ -92,7 +91,6 @@ async def upgrade(
         raise
     if on_record:
         for record in found.records:
-            assert isinstance(record, UpgradeRecord)
             on_record(record)
     return found
 
@@ -136,7 +134,7 @@ class _Upgrade:
     async def run(
         self, asker: Asker, load: Load | None, wait_for_pools: bool, on_progress: Callable[[Progress], None] | None
     ) -> Measurement:
-        allow_open_files(3 * len(self.fleet.guests) + 256)
+        allow_open_files_for(len(self.fleet.guests))
         await self._make_probed_object()
         if load:
             await load.begin()
@@ -175,7 +173,7 @@ class _Upgrade:
         self.operators.begin(self.t0)
         self.version.begin(self.t0)
         if on_progress:
-            tasks.append(asyncio.create_task(self._tick(on_progress)))
+            tasks.append(asyncio.create_task(tell_progress(on_progress, self._progress)))
         self.how = await asker.begin(self.state, self.hop)
         return tasks
 
@@ -212,10 +210,8 @@ class _Upgrade:
         assert self.ended is not None
         return all((since := self.vms.down_since(key)) is None or since > self.ended for key in self.vms.vms)
 
-    async def _tick(self, on_progress: Callable[[Progress], None]) -> None:
-        while True:
-            on_progress(Progress(self.at(self.clock.now()), self.version.times.message, self.version.times.share))
-            await asyncio.sleep(PROGRESS_WALL_SECONDS)
+    def _progress(self) -> Progress:
+        return Progress(self.at(self.clock.now()), self.version.times.message, self.version.times.share)
 
     def at(self, cluster_time: float) -> float:
         """Seconds from the request."""

@@ -14,11 +14,12 @@ from ..cluster.conditions import condition_of, conditions_in, find
 from ..cluster.edits import Edits
 from ..cluster.journal import Ref
 from ..cluster.requests import Cluster, Object
+from .nodes import POOLS
 
-VERSION_PATH = "/apis/config.openshift.io/v1/clusterversions/version"
+VERSIONS = "/apis/config.openshift.io/v1/clusterversions"
+VERSION_PATH = f"{VERSIONS}/version"
 VERSION_REF = Ref("config.openshift.io/v1", "ClusterVersion", "version")
 OPERATORS_PATH = "/apis/config.openshift.io/v1/clusteroperators"
-POOLS_PATH = "/apis/machineconfiguration.openshift.io/v1/machineconfigpools"
 GATES_PATH = "/api/v1/namespaces/openshift-config-managed/configmaps/admin-gates"
 ACKS_PATH = "/api/v1/namespaces/openshift-config/configmaps/admin-acks"
 GATE = re.compile(r"^ack-4[.](\d+)-[^-]")
@@ -101,7 +102,7 @@ async def read(cluster: Cluster) -> State:
     return State(
         version,
         await cluster.list_all(OPERATORS_PATH),
-        await cluster.list_all(POOLS_PATH),
+        await cluster.list_all(POOLS),
         (gates or {}).get("data") or {},
         (acks or {}).get("data") or {},
     )

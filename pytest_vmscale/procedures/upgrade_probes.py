@@ -12,7 +12,7 @@ from typing import Any
 
 from ..clock import Clock
 from ..cluster.access import Access
-from ..cluster.requests import ApiError, Cluster, network_reason
+from ..cluster.requests import JSON, MERGE_PATCH, ApiError, Cluster, network_reason
 from ..guest.probe import Readiness, answer
 from ..guest.route import Route, Target
 
@@ -101,7 +101,7 @@ class ApiProbe:
         sent, why = time.monotonic(), ""
         try:
             async with asyncio.timeout(max(self.clock.wall(API_TIMEOUT_SECONDS), API_TIMEOUT_FLOOR_WALL_SECONDS)):
-                await cluster.send(self.method, self.path, body=self.body, tries=1, content_type=PATCH if self.body else JSON)
+                await cluster.send(self.method, self.path, body=self.body, tries=1, content_type=MERGE_PATCH if self.body else JSON)
         except ApiError as error:
             why = error.attempts[-1].reason if error.attempts else str(error)
         except TimeoutError:
@@ -125,9 +125,6 @@ class ApiProbe:
             "max_seconds": values[-1] if values else None,
             "curve": worst_of_each([(each.at, each.latency_wall_seconds) for each in good]),
         }
-
-
-JSON, PATCH = "application/json", "application/merge-patch+json"
 
 
 def worst_of_each(points: Sequence[tuple[float, float]], parts: int = POINTS_KEPT) -> list[list[float]]:

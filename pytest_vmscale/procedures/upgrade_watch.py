@@ -13,10 +13,8 @@ from ..clock import Clock, parse_timestamp
 from ..cluster.conditions import Condition, find, is_true
 from ..cluster.requests import Cluster
 from ..cluster.watch import Event, Projection, Watch
-from .upgrade_checks import Hop, State
+from .upgrade_checks import OPERATORS_PATH, VERSIONS, Hop, State
 
-VERSIONS = "/apis/config.openshift.io/v1/clusterversions"
-OPERATORS = "/apis/config.openshift.io/v1/clusteroperators"
 WORKING = re.compile(r"Working towards (\S+): (\d+) of (\d+) done \((\d+)% complete\)")
 # The reasons for which a payload is refused, as the operators before 4.10 say them: by Failing.
 REFUSALS = ("ImageVerificationFailed", "UpgradePreconditionCheckFailed", "UpdatePayloadRetrievalFailed")
@@ -228,7 +226,7 @@ class OperatorWatch:
         self._clock = clock
         self._t0: float | None = None
         self.times: dict[str, OperatorTimes] = {}
-        self.watch = Watch(cluster, OPERATORS, ClusterOperator, self._saw)
+        self.watch = Watch(cluster, OPERATORS_PATH, ClusterOperator, self._saw)
 
     def begin(self, t0: float) -> None:
         self._t0 = t0

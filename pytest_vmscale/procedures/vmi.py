@@ -7,6 +7,7 @@ import msgspec
 from ..cluster.conditions import Condition, find
 from ..cluster.watch import AnnotatedMeta, Projection
 
+KUBEVIRTS = "/apis/kubevirt.io/v1/kubevirts"
 VMIS = "/apis/kubevirt.io/v1/virtualmachineinstances"
 MIGRATIONS = "/apis/kubevirt.io/v1/virtualmachineinstancemigrations"
 DOMAIN = "kubevirt.io/domain"  # annotation of a launcher pod: its VMI's name

@@ -20,7 +20,8 @@ from pytest_vmscale.cluster.edits import Edits
 from pytest_vmscale.cluster.embedded import EmbeddedProcess, read_clock, start_embedded
 from pytest_vmscale.cluster.openshift import adm_upgrade
 from pytest_vmscale.cluster.requests import Cluster
-from pytest_vmscale.procedures.upgrade_checks import GATES_PATH, OPERATORS_PATH, POOLS_PATH, VERSION_PATH, Asker, Hop, UpgradeRefused, read
+from pytest_vmscale.procedures.nodes import POOLS
+from pytest_vmscale.procedures.upgrade_checks import GATES_PATH, OPERATORS_PATH, VERSION_PATH, Asker, Hop, UpgradeRefused, read
 from pytest_vmscale.report.files import problems
 
 T = TypeVar("T")
@@ -234,7 +235,7 @@ def test_oc_and_the_api_lead_to_the_same_cluster_version(
 
 @contextlib.asynccontextmanager
 async def paused_pool(cluster: Cluster) -> AsyncIterator[None]:
-    path = f"{POOLS_PATH}/worker"
+    path = f"{POOLS}/worker"
     await cluster.patch(path, {"spec": {"paused": True}})
     yield
     await cluster.patch(path, {"spec": {"paused": False}})

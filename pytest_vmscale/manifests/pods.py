@@ -7,7 +7,7 @@ from .core import Manifest
 PAUSE_IMAGE = "registry.k8s.io/pause:3.9"
 
 
-def idle_pods(namespace: str, count: int, labels: dict[str, str], name: str = "idle", affinity: Manifest | None = None) -> Manifest:
+def idle_pods(namespace: str, count: int, labels: dict[str, str], name: str, affinity: Manifest | None = None) -> Manifest:
     """A Deployment of pods that do nothing, and take next to nothing."""
     selector = {"app": name}
     return {

@@ -16,7 +16,6 @@ from ..manifests.placement import away_from
 from ..manifests.pods import idle_pods
 from ..model import LABEL_FLEET, LABEL_RUN
 
-FLEET = "migration-pods"
 # One Deployment of thousands is no workload that anybody has; and its ReplicaSet would be one queue for all of them.
 PODS_PER_DEPLOYMENT = 100
 CURVE_SECONDS = 5.0  # the curve has a point in so many seconds of cluster time at most
@@ -24,21 +23,27 @@ CURVE_SECONDS = 5.0  # the curve has a point in so many seconds of cluster time 
 
 @dataclass(frozen=True)
 class Fillers:
-    """So many idle pods in a namespace of the run's."""
+    """So many idle pods in a namespace of the run's. `fleet`: the fleet that they are beside."""
 
     run_id: str
+    fleet: str
     namespace: str
     count: int
 
     @property
-    def selector(self) -> str:
-        return f"{LABEL_RUN}={self.run_id},{LABEL_FLEET}={FLEET}"
+    def name(self) -> str:
+        """As a fleet's."""
+        return f"{self.fleet}-pods"
 
-    def manifests(self, closed_label: str) -> list[Object]:
+    @property
+    def selector(self) -> str:
+        return f"{LABEL_RUN}={self.run_id},{LABEL_FLEET}={self.name}"
+
+    def manifests(self, closed_label: str | None = None) -> list[Object]:
         """Their namespace and Deployments; the pods go to nodes without the label."""
-        labels = fleet_labels(self.run_id, FLEET)
+        labels = fleet_labels(self.run_id, self.name)
         sizes = [min(PODS_PER_DEPLOYMENT, self.count - begun) for begun in range(0, self.count, PODS_PER_DEPLOYMENT)]
-        affinity = away_from(closed_label)
+        affinity = away_from(closed_label) if closed_label else None
         return [
             namespace(self.namespace, labels),
             *(idle_pods(self.namespace, size, labels, f"idle-{index:03d}", affinity) for index, size in enumerate(sizes)),

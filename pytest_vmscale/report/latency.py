@@ -83,7 +83,7 @@ def plan(run: Run) -> Plan:
     if settings.background_vms:
         create += fleet_lines(settings, plan_fleet(settings, "background", settings.background_vms))
     if settings.background_pods:
-        create.append(f"{settings.background_pods} pods that do nothing, in a Deployment")
+        create.append(f"{settings.background_pods} pods that do nothing, in Deployments of 100")
     told = [
         f"I/O latency on {nodes} nodes, {nodes * settings.vms_per_node} VMs: {fio.block_size} byte random reads, then writes, at {fio.baseline_iops}"
         f" and then {fio.workload_iops} IOPS for each VM, {fio.point_seconds} s in all"

@@ -202,7 +202,7 @@ def pod(watch: FillerWatch, at: float, name: str, ready: bool = True, owner: str
 
 
 def fillers(count: int) -> FillerWatch:
-    watch = FillerWatch(None, Clock(1.0, epoch=0.0, monotonic=0.0), Fillers("r1", "space", count))  # type: ignore[arg-type]
+    watch = FillerWatch(None, Clock(1.0, epoch=0.0, monotonic=0.0), Fillers("r1", "migration", "space", count))  # type: ignore[arg-type]
     for index in range(count):
         pod(watch, 0.0, f"p{index}", owner=f"rs{index % 2}")
     watch.begin(1.0)
@@ -231,7 +231,7 @@ def test_one_that_goes_before_it_was_ready_leaves_its_wait_to_the_next():
 
 
 def test_idle_pods_come_in_deployments_of_a_hundred_and_keep_off_closed_nodes():
-    namespace, *deployments = Fillers("r1", "space", 250).manifests("vmscale.io/closed")
+    namespace, *deployments = Fillers("r1", "migration", "space", 250).manifests("vmscale.io/closed")
     assert namespace["kind"] == "Namespace" and [each["spec"]["replicas"] for each in deployments] == [100, 100, 50]
     assert len({each["metadata"]["name"] for each in deployments}) == len({str(each["spec"]["selector"]) for each in deployments}) == 3
     for each in deployments:

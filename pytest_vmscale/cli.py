@@ -299,7 +299,7 @@ def _slo_check(options: argparse.Namespace) -> int:
         try:
             check_profile(load_profile(path))
         except ProfileError as error:
-            raise CommandError(str(error).removeprefix("profile: "), BAD_INPUT) from None
+            raise CommandError(str(error), BAD_INPUT) from None
         print(f"{path}: a valid SLO profile")
     return 0
 

@@ -232,6 +232,8 @@ def settings(config: pytest.Config) -> Settings:
     if site_file is None and (config.rootpath / "vmscale.yaml").exists():
         site_file = config.rootpath / "vmscale.yaml"
     site_file = Path(site_file).expanduser() if site_file else None
+    if site_file and not site_file.is_file():
+        raise s.SettingsError(f"--vmscale-config {site_file}: no such file")
     site = s.load_site(site_file)
     vms = s.parse_vms(value(config, "--vms"))
     via = value(config, "--ssh-via") or site.ssh.via

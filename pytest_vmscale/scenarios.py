@@ -163,26 +163,28 @@ def check_profile(profile: Profile) -> None:
     """That the objectives which a profile adds, or calls by name, are of what the scenarios measure. ProfileError."""
     from .slo.profile import ProfileError
 
-    for key, where in profile.where.items():
-        table, _, objective_id = key.partition(".")
-        prefix = objective_id.partition(".")[0]
-        scenario = next((each for each in ALL if each.prefix == prefix), None)
-        if scenario is None:
-            raise ProfileError(
-                f"{where}: {key}: no scenario's objectives begin with {prefix!r}; there are {', '.join(each.prefix for each in ALL)}"
-            )
-        built_in = _built_in(scenario, profile)
-        if table == "objectives":
-            if objective_id in built_in:
-                raise ProfileError(f"{where}: {key}: is the id of an objective that the scenario has already: change it under {prefix}")
-            problem = profile.objectives[objective_id].problem(scenario.record)
-            if problem:
-                raise ProfileError(f"{where}: {key}: {problem}")
-        elif objective_id not in {*built_in, *profile.objectives}:
-            import difflib
+    for table, ids in (("objectives", profile.objectives), ("severity", profile.severity)):
+        for objective_id in ids:
+            key = f"{table}.{objective_id}"
+            where = profile.where[key]
+            prefix = objective_id.partition(".")[0]
+            scenario = next((each for each in ALL if each.prefix == prefix), None)
+            if scenario is None:
+                raise ProfileError(
+                    f"{where}: {key}: no scenario's objectives begin with {prefix!r}; there are {', '.join(each.prefix for each in ALL)}"
+                )
+            built_in = _built_in(scenario, profile)
+            if table == "objectives":
+                if objective_id in built_in:
+                    raise ProfileError(f"{where}: {key}: is the id of an objective that the scenario has already: change it under {prefix}")
+                if found := profile.objectives[objective_id].problem(scenario.record):
+                    inside, problem = f"{key}.{found[0]}", found[1]
+                    raise ProfileError(f"{profile.where.get(inside, where)}: {inside}: {problem}")
+            elif objective_id not in {*built_in, *profile.objectives}:
+                import difflib
 
-            near = difflib.get_close_matches(objective_id, [*built_in, *profile.objectives], n=1)
-            raise ProfileError(f"{where}: {key}: there is no such objective" + (f"; did you mean {near[0]}?" if near else ""))
+                near = difflib.get_close_matches(objective_id, [*built_in, *profile.objectives], n=1)
+                raise ProfileError(f"{where}: {key}: there is no such objective" + (f"; did you mean {near[0]}?" if near else ""))
 
 
 def _built_in(scenario: Scenario, profile: Profile) -> set[str]:

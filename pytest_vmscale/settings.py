@@ -14,13 +14,34 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from . import yamlfile
 
-QUANTITY = r"^\d+(\.\d+)?(m|[kMGTP]|[KMGTP]i)?$"
-Quantity = Annotated[str, Field(pattern=QUANTITY)]
-NamespacedName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+
+def _written_as(pattern: str, wanted: str) -> AfterValidator:
+    """Text of this form; `wanted` says to people what the pattern says."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"must be {wanted}, not {text!r}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _as_text(value: object) -> object:
+    """A number of CPUs or bytes needs no quotes, as in Kubernetes."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+QUANTITY = r"\d+(\.\d+)?(m|[kMGTP]|[KMGTP]i)?"
+LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+NAMESPACED = rf"{LABEL}/[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+Quantity = Annotated[str, BeforeValidator(_as_text), _written_as(QUANTITY, "a quantity, such as 40Gi, 4G or 500m")]
+NamespacedName = Annotated[str, _written_as(NAMESPACED, "NAMESPACE/NAME")]
+Network = Annotated[str, _written_as(rf"pod|{NAMESPACED}", "NAMESPACE/NAME of a NetworkAttachmentDefinition, or pod")]
+ObjectName = Annotated[str, _written_as(LABEL, "a name of lower-case letters, digits and dashes")]
 SshVia = Literal["direct", "jump", "port-forward"]
 
 
@@ -43,15 +64,15 @@ class GoldenImage(_Strict):
     """Where the image comes from that the VMs' disks are clones of. Exactly one source: one to import (http, registry, s3), which
     a run imports once and later runs use again, or one that is there (pvc, volume_snapshot, data_source)."""
 
-    http: Annotated[str, Field(pattern=r"^https?://")] | None = None
-    registry: Annotated[str, Field(pattern=r"^(docker|oci-archive)://")] | None = None
-    s3: Annotated[str, Field(pattern=r"^(https?|s3)://")] | None = None
+    http: Annotated[str, _written_as(r"https?://.+", "an address that begins with https:// or http://")] | None = None
+    registry: Annotated[str, _written_as(r"(docker|oci-archive)://.+", "an image that begins with docker:// or oci-archive://")] | None = None
+    s3: Annotated[str, _written_as(r"(https?|s3)://.+", "an address that begins with https://, http:// or s3://")] | None = None
     pvc: NamespacedName | None = None
     volume_snapshot: NamespacedName | None = None
     data_source: NamespacedName | None = None
     secret: str | None = None  # beside the image: accessKeyId and secretKey
     cert_config_map: str | None = None  # beside the image: the server's CA
-    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = "default"  # to import to; it must be there
+    namespace: ObjectName = "default"  # to import to; it must be there
     size: Quantity | None = None  # of the image's disk (default: the guests' disk_size)
 
     @model_validator(mode="after")
@@ -82,7 +103,7 @@ class GuestImage(_Strict):
     memory: Quantity = "4G"
     family: Literal["linux", "windows"] = "linux"
     eviction_strategy: Literal["None", "LiveMigrate", "LiveMigrateIfPossible", "External"] = "LiveMigrate"
-    network: NamespacedName | Literal["pod"] = "pod"
+    network: Network = "pod"
     termination_grace_period_seconds: Annotated[int, Field(ge=0)] = 60
     multiqueue: bool = True  # of the network interface; Linux only
     rng: bool = True  # Linux only
@@ -97,6 +118,8 @@ class GuestImage(_Strict):
         """`ready: ssh` for `ready: {ssh: true}`; `ready: {tcp: 3389}` turns SSH off."""
         if value == "ssh":
             return {"ssh": True}
+        if not isinstance(value, dict | Ready):
+            raise ValueError(f"must be ssh or {{tcp: PORT}}, not {value!r}")
         if isinstance(value, dict) and value.get("tcp") and "ssh" not in value:
             return {**value, "ssh": False}
         return value
@@ -149,9 +172,9 @@ class Fio(_Strict):
 
     directories: Annotated[int, Field(ge=1)] = 300
     files_per_directory: Annotated[int, Field(ge=1)] = 8
-    file_size: Annotated[str, Field(pattern=r"^[1-9]\d*(Ki|Mi|Gi)$")] = "2Mi"
+    file_size: Annotated[str, _written_as(r"[1-9]\d*(Ki|Mi|Gi)", "a size in Ki, Mi or Gi, such as 2Mi")] = "2Mi"
     block_size: Annotated[int, Field(ge=512, multiple_of=512)] = 4096
-    engine: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] = "libaio"
+    engine: Annotated[str, _written_as(r"[a-z0-9_]+", "a name of lower-case letters, digits and _")] = "libaio"
     depth: Annotated[int, Field(ge=1)] = 1
     ramp_seconds: Annotated[int, Field(ge=0)] = 10
     baseline_iops: Annotated[int, Field(ge=1)] = 1
@@ -214,12 +237,12 @@ REFERENCE_GUESTS: dict[str, GuestImage] = {
 class Site(_Strict):
     """vmscale.yaml. `guests` adds to the reference's three, or replaces one of them whole."""
 
-    guests: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,20}$")], GuestImage] = {}
+    guests: dict[Annotated[str, _written_as(r"[a-z][a-z0-9]{0,20}", "a short name of lower-case letters and digits")], GuestImage] = {}
     storage: Storage = Storage.model_validate({})
     ssh: Ssh = Ssh()
     machine_type: str = "q35"
     cpu_model: str | None = None
-    zones: list[Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]] = []
+    zones: list[ObjectName] = []
     fio: Fio = Fio()
 
     def known_guests(self) -> dict[str, GuestImage]:

@@ -70,7 +70,7 @@ def load(path: Path, model: type[Model]) -> Model:
     if data is None:
         data = {}
     if not isinstance(data, dict):
-        raise FileError(f"{path}:1: must be a mapping, not a {type(data).__name__}")
+        raise FileError(f"{path}:1: must be a mapping of keys to values, not {_short(data)}")
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -90,9 +90,26 @@ def describe(path: Path, lines: dict[Where, int], error: ValidationError, model:
         near = difflib.get_close_matches(str(where[-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{path}:{line}: unknown key {name!r}; {hint}"
-    message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] in ("missing", "value_error") else f" (not {first['input']!r})"
-    return f"{path}:{line}: {name}: {message}{given}"
+    words = _WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    given = "" if first["type"] in ("missing", "value_error") else f", not {_short(first['input'])}"
+    return f"{path}:{line}: {name}: {words}{given}"
+
+
+# pydantic's words for what it wants are Python's: these are of who writes the file.
+_WORDS = {
+    "missing": "is missing",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a mapping"),
+    **dict.fromkeys(("list_type", "tuple_type"), "must be a list"),
+    "string_type": "must be text",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), "must be a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+}
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _fields(model: type[BaseModel], where: Where) -> list[str]:
@@ -101,7 +118,7 @@ def _fields(model: type[BaseModel], where: Where) -> list[str]:
     for part in where:
         current = _inside(current, part)
     found = _model_in(current)
-    return [info.alias or name for name, info in found.model_fields.items()] if found else []
+    return [info.alias or name for name, info in found.model_fields.items() if not info.exclude] if found else []
 
 
 def _inside(annotation: Any, part: str | int) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pytest_vmscale.model import Measurement, Objective, Outcome, Record
 from pytest_vmscale.slo.objectives import at_least, at_most, trouble_of
@@ -27,6 +27,14 @@ UNITS: Mapping[str, Mapping[str, float]] = {
 _QUANTITY = re.compile(r"(-?\d+(?:\.\d+)?)\s*([A-Za-z%/]+)")
 
 
+def _as_text(value: object) -> object:
+    """A bare number is a figure without a unit: it is told so where the metric is known."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Figure = Annotated[str, BeforeValidator(_as_text)]
+
+
 class OwnObjective(BaseModel):
     """`limit`: absolute, as "120 s"; or `reference`: by size, as {100: "102 s", 1000: "1065 s"}, straight lines between, to which the
     tolerance is added (for rates, where more is better, it is taken off). `by`: what the sizes count: vms, the cluster's workers, or
@@ -39,8 +47,8 @@ class OwnObjective(BaseModel):
     metric: str
     statistic: Annotated[str, Field(pattern=r"^(p\d{1,2}(\.\d+)?|min|mean|max|value)$")]
     os: str | None = None  # of these VMs only
-    limit: str | None = None
-    reference: dict[Annotated[int, Field(gt=0)], str] | None = None
+    limit: Figure | None = None
+    reference: dict[Annotated[int, Field(gt=0)], Figure] | None = None
     by: str = "vms"
     tolerance_percent: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # None: the profile's
     severity: Severity = "gate"
@@ -58,29 +66,33 @@ class OwnObjective(BaseModel):
             raise ValueError("a percentile must be above 0")
         return self
 
-    def problem(self, kind: type[Record]) -> str | None:
-        """Why a scenario with these records cannot be held to this; None if it can."""
+    def problem(self, kind: type[Record]) -> tuple[str, str] | None:
+        """Why a scenario with these records cannot be held to this, after the key that says so; None if it can."""
         figures = (DURATION, *kind.FIGURES)
         if self.metric not in (*kind.METRICS, *figures):
             import difflib
 
             near = difflib.get_close_matches(self.metric, [*kind.METRICS, *figures], n=1)
             known = f"did you mean {near[0]!r}?" if near else f"there are {', '.join([*figures, *kind.METRICS])}"
-            return f"metric: the scenario measures no {self.metric!r}; {known}"
+            return "metric", f"the scenario measures no {self.metric!r}; {known}"
         if (self.statistic == "value") != (self.metric in figures):
             wanted = "value: a run has one of it" if self.metric in figures else "p50, p90, mean, max or the like: each VM has one of it"
-            return f"statistic: {self.statistic} is none of {self.metric}; it must be {wanted}"
+            return "statistic", f"{self.statistic} is none of {self.metric}; it must be {wanted}"
         if self.os is not None and self.metric in figures:
-            return f"os: {self.metric} is the whole run's"
+            return "os", f"{self.metric} is the whole run's"
         if self.by not in (*kind.SIZES, WORKERS):
-            return f"by: {self.by!r} is no size of the scenario; it has {', '.join([*kind.SIZES, WORKERS])}"
+            return "by", f"{self.by!r} is no size of the scenario; it has {', '.join([*kind.SIZES, WORKERS])}"
         units = _units(self.metric)
-        for text in [self.limit] if self.limit is not None else (self.reference or {}).values():
-            match = _QUANTITY.fullmatch(text or "")
+        places = (
+            {"limit": self.limit} if self.limit is not None else {f"reference.{at}": text for at, text in (self.reference or {}).items()}
+        )
+        for key, text in places.items():
+            match = _QUANTITY.fullmatch(text)
             if not match:
-                return f'{text!r} is no number with a unit, such as "120 {next(iter(units), "s")}"'
+                own = next((unit for unit, factor in units.items() if factor == 1.0), "s")
+                return key, f'{text!r} is no number with a unit, such as "120 {own}"'
             if match[2] not in units:
-                return f"{text!r}: {self.metric} is in {' or '.join(units)}, not in {match[2]}"
+                return key, f"{text!r}: {self.metric} is in {' or '.join(units)}, not in {match[2]}"
         return None
 
 

@@ -332,27 +332,28 @@ def built_in_profiles() -> list[str]:
 def load_profile(first: str | Path, *others: str | Path) -> Profile:
     """A built-in profile by name, or a file of yours (anything with a slash, or that ends in .yaml or .yml). Each of `others`
     changes what is there, as if it extended it. ProfileError."""
-    path = _locate(first, Path.cwd(), "profile")
+    path = _locate(first, Path())
     data, lines = _merged(path, ())
     found = _validate(data, path, lines)
     for each in others:
-        path = _locate(each, Path.cwd(), "profile")
+        path = _locate(each, Path())
         above, lines = _merged(path, (), on=data)
         data = {**above, "name": f"{data['name']} + {path.stem}"}
         found = _validate(data, path, lines)
     return found
 
 
-def _locate(name_or_file: str | Path, folder: Path, asked_by: str) -> Path:
+def _locate(name_or_file: str | Path, folder: Path, asked_by: str = "") -> Path:
+    """`asked_by`: what an error begins with."""
     text = str(name_or_file)
     if isinstance(name_or_file, Path) or "/" in text or text.endswith((".yaml", ".yml")):
         path = folder / Path(text).expanduser()
-        if not path.is_file():
-            raise ProfileError(f"{asked_by}: there is no file {path}")
+        if not path.exists():
+            raise ProfileError(f"{asked_by}{path}: no such file")
         return path
     if text not in built_in_profiles():
         raise ProfileError(
-            f"{asked_by}: no SLO profile is called {text!r}; there are {', '.join(built_in_profiles())}, or name a file (my-cluster.yaml)"
+            f"{asked_by}{text or repr(text)}: is no SLO profile; there are {', '.join(built_in_profiles())}, or name a file (my-cluster.yaml)"
         )
     return Path(str(files(__package__).joinpath("profiles", f"{text}.yaml")))
 
@@ -371,7 +372,7 @@ def _merged(path: Path, children: tuple[Path, ...], on: Mapping[str, Any] | None
     where = f"{path}:{lines[('extends',)]}: extends"
     if not isinstance(parent_name, str):
         raise ProfileError(f"{where}: must be a profile's name or a file, not {parent_name!r}")
-    parent_path = _locate(parent_name, path.parent, where)
+    parent_path = _locate(parent_name, path.parent, f"{where} ")
     parent, parent_lines = _merged(parent_path, (*children, path.resolve()))
     _validate(parent, parent_path, parent_lines)
     _check_sources(data, parent, (), path, lines)
@@ -407,32 +408,28 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[Keys, int]]:
         data, lines = yamlfile.read(path)
     except yamlfile.FileError as error:
         raise ProfileError(str(error)) from None
+    if data is None:
+        raise ProfileError(f"{path}: is empty: no profile")
     if not isinstance(data, dict):
         raise ProfileError(f"{path}:1: must be a mapping of keys to values")
     if "where" in data:
-        raise ProfileError(f"{path}:{lines[('where',)]}: where: is no key of a profile")
-    places = {f"{key[0]}.{key[1]}": f"{path}:{line}" for key, line in lines.items() if len(key) == 2 and key[0] in ("objectives", "severity")}
+        raise ProfileError(f"{path}:{lines[('where',)]}: unknown key 'where'")
+    places = {_dotted(key): f"{path}:{line}" for key, line in lines.items() if len(key) > 1 and key[0] in ("objectives", "severity")}
     return {**data, **({"where": places} if places else {})}, lines
 
 
-def _validate(data: Mapping[str, Any], path: Path, lines: Mapping[Keys, int]) -> Profile:
+def _validate(data: Mapping[str, Any], path: Path, lines: dict[Keys, int]) -> Profile:
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = tuple(part for part in first["loc"] if part != "[key]")
-        line = next((lines[where[:end]] for end in range(len(where), 0, -1) if where[:end] in lines), 1)
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        given = "" if first["type"] in ("missing", "extra_forbidden", "value_error") else f", not {first['input']!r}"
-        said = {"missing": "is missing", "extra_forbidden": "is no key of a profile"}.get(first["type"]) or _lower(
-            first["msg"].removeprefix("Value error, ")
-        )
-        raise ProfileError(f"{path}:{line}: {_dotted(where)}: {said}{given}{more}") from error
+        told = yamlfile.describe(path, lines, error, Profile)
+        if error.error_count() > 1:
+            told += f" (and {error.error_count() - 1} more)"
+        if error.errors()[0]["type"] == "missing" and ("extends",) not in lines:
+            told += "; with `extends: reference` a profile says only what it changes"
+        raise ProfileError(told) from error
 
 
 def _dotted(where: Keys) -> str:
     return ".".join(str(part) for part in where)
 
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -84,7 +84,15 @@ def test_bad_times_name_the_option(text):
         ("guests:\n  sles: {}\n", 2, "give exactly one of golden, source_pvc and container_disk"),
         ("ssh:\n  user: a\n  user: b\n", 3, "'ssh.user' is given twice (first on line 2)"),
         ("ssh: [\n", 2, "expected"),
-        ("ssh:\n  port: 70000\n", 2, "ssh.port"),
+        ("ssh:\n  port: 70000\n", 2, "ssh.port: must be less than or equal to 65535, not 70000"),
+        ("ssh: fast\n", 1, "ssh: must be a mapping, not 'fast'"),
+        ("zones: zone-0\n", 1, "zones: must be a list, not 'zone-0'"),
+        ("storage:\n  class: 5\n", 2, "storage.class: must be text, not 5"),
+        ("guests:\n  rhel: {source_pvc: rhel-dv}\n", 2, "guests.rhel.source_pvc: must be NAMESPACE/NAME, not 'rhel-dv'"),
+        ("guests:\n  rhel: {source_pvc: a/b, network: bridge}\n", 2, "NetworkAttachmentDefinition, or pod, not 'bridge'"),
+        ("guests:\n  rhel: {source_pvc: a/b, memory: 4 GB}\n", 2, "must be a quantity, such as 40Gi, 4G or 500m, not '4 GB'"),
+        ("guests:\n  rhel: {source_pvc: a/b, ready: rdp}\n", 2, "guests.rhel.ready: must be ssh or {tcp: PORT}, not 'rdp'"),
+        ("guests:\n  rhel: {golden: {http: rhel.qcow2}}\n", 2, "must be an address that begins with https:// or http://"),
         ("- a\n", 1, "must be a mapping"),
         ("ssh:\n  ? [a, b]\n  : c\n", 2, "a key must be a word or a number"),
     ],
@@ -114,6 +122,13 @@ def test_the_example_site_file_is_the_defaults():
     site = load_site(Path(__file__).parents[2] / "vmscale.example.yaml")
     assert site.known_guests() == REFERENCE_GUESTS
     assert site.model_copy(update={"guests": {}}) == load_site(None)
+
+
+def test_numbers_of_cpus_and_bytes_need_no_quotes(tmp_path: Path):
+    path = tmp_path / "vmscale.yaml"
+    path.write_text("guests:\n  rhel: {source_pvc: a/b, cpu: 2, memory: 4294967296, cpu_limit: 2.5}\n")
+    rhel = load_site(path).guests["rhel"]
+    assert (rhel.cpu, rhel.memory, rhel.cpu_limit) == ("2", "4294967296", "2.5")
 
 
 def test_a_port_instead_of_ssh_counts_as_ready(tmp_path: Path):

@@ -285,25 +285,25 @@ def test_extends_is_relative_to_the_file(tmp_path: Path) -> None:
         (
             "bootstorm:\n  duration:\n    points: {100: -1}\n    source: us",
             4,
-            "bootstorm.duration.points.100: input should be greater than 0, not -1",
+            "bootstorm.duration.points.100: must be greater than 0, not -1",
         ),
         (
             "bootstorm:\n  duration:\n    points:\n      100: '9'\n    source: us",
             5,
-            "bootstorm.duration.points.100: input should be a valid number, not '9'",
+            "bootstorm.duration.points.100: must be a number, not '9'",
         ),
         (
             "bootstorm:\n  duration:\n    points: {x: 9}\n    source: us",
             4,
-            "bootstorm.duration.points.x: input should be a valid integer, not 'x'",
+            "bootstorm.duration.points.x: must be a whole number, not 'x'",
         ),
         ("bootstorm:\n  duration:\n    points: {100: 9, 200: 8}\n    source: us", 4, "200 VMs in 8 s are faster than 100 VMs in 9 s"),
-        ("bootstorm:\n  durations: {}", 3, "bootstorm.durations: is no key of a profile"),
-        ("tolerance_percent: .nan\ntolerance_source: us", 2, "tolerance_percent: input should be"),
+        ("bootstorm:\n  durations: {}", 3, "unknown key 'bootstorm.durations'; did you mean 'duration'?"),
+        ("tolerance_percent: .nan\ntolerance_source: us", 2, "tolerance_percent: must be a number, not nan"),
         (
             "bootstorm:\n  linearity: {minimum_points: 2, source: us}",
             3,
-            "bootstorm.linearity.minimum_points: input should be greater than or equal to 3, not 2",
+            "bootstorm.linearity.minimum_points: must be greater than or equal to 3, not 2",
         ),
         ("bootstorm:\n  duration:\n    points: {100: 9}", 3, "must name its own `source`"),
         ("tolerance_percent: 20", 2, "needs a `tolerance_source`"),
@@ -324,11 +324,13 @@ def test_errors_name_the_file_the_line_and_the_key(tmp_path: Path, text: str, li
     ("text", "said"),
     [
         ("- 1", ":1: must be a mapping"),
-        ("", ":1: must be a mapping"),
-        ("title: x", ":1: document: is missing (and 3 more)"),
+        ("", "mine.yaml: is empty"),
+        ("# nothing yet", "mine.yaml: is empty"),
+        ("bootstorm: fast\nextends: reference", ":1: bootstorm: must be a mapping, not 'fast'"),
+        ("title: x", ":1: document: is missing (and 3 more); with `extends: reference` a profile says only what it changes"),
         ("extends: 7", ":1: extends: must be a profile's name or a file, not 7"),
-        ("extends: refrence", "no SLO profile is called 'refrence'; there are reference"),
-        ("extends: ./gone.yaml", "there is no file"),
+        ("extends: refrence", ":1: extends refrence: is no SLO profile; there are reference"),
+        ("extends: ./gone.yaml", "gone.yaml: no such file"),
         ("extends: mine.yaml", "extends itself"),
     ],
 )
@@ -339,9 +341,9 @@ def test_other_profiles_that_cannot_be_used(tmp_path: Path, text: str, said: str
 
 
 def test_names_that_are_none() -> None:
-    with pytest.raises(ProfileError, match="no SLO profile is called 'fast'"):
+    with pytest.raises(ProfileError, match="^fast: is no SLO profile"):
         load_profile("fast")
-    with pytest.raises(ProfileError, match="there is no file"):
+    with pytest.raises(ProfileError, match=r"^fast\.yaml: no such file"):
         load_profile("fast.yaml")
 
 

@@ -85,6 +85,7 @@ class Operator:
     reason: str
     message: str
     available: str
+    related: tuple[dict[str, str], ...]  # what an inspection of it gathers too
 
     def versions(self, release: Release) -> list[dict[str, str]]:
         kubernetes = release.kubernetes["git_version"].partition("+")[0].removeprefix("v")
@@ -133,5 +134,5 @@ def catalogue() -> Catalogue:
         for name in component.operators:
             entry = document["operators"][name]
             operators[name] = Operator(name, component.level, entry.get("how", "deployment"), entry.get("also", {}), entry.get("reason", ""),
-                                       entry["message"], entry.get("available", ""))
+                                       entry["message"], entry.get("available", ""), tuple(entry.get("related", ())))
     return Catalogue({each.version: each for each in releases}, tuple(payload), operators)

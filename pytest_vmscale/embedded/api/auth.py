@@ -169,9 +169,26 @@ class Authorizer:
             self._rules[user] = found
         return self._rules[user]
 
+    def who_can(self, action: Action) -> tuple[list[str], list[str]]:
+        """The users and the groups that bindings let do this, each sorted."""
+        users, groups = set(), set()
+        for kind, place in ((self._cluster_bindings, ""), (self._bindings, action.namespace)):
+            for binding in self._resources.list(kind, place) if place or kind is self._cluster_bindings else ():
+                if any(_permits(rule, action) for rule in self._granted(binding, place)):
+                    for subject in binding.get("subjects") or []:
+                        name = subject.get("name", "")
+                        if subject.get("kind") == "ServiceAccount":
+                            name = f"system:serviceaccount:{subject.get('namespace') or place}:{name}"
+                        (groups if subject.get("kind") == "Group" else users).add(name)
+        return sorted(users), sorted(groups)
+
     def _bound(self, user: User, binding: Object, namespace: str) -> Iterable[Object]:
         if not any(_is(user, subject, namespace) for subject in binding.get("subjects") or []):
             return []
+        return self._granted(binding, namespace)
+
+    def _granted(self, binding: Object, namespace: str) -> list[Object]:
+        """The rules of a binding's role."""
         reference = binding.get("roleRef") or {}
         if reference.get("kind") == "ClusterRole":
             role = self._resources.find(self._cluster_roles, "", reference.get("name", ""))

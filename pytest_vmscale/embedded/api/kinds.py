@@ -40,6 +40,7 @@ class Kind:
     status: bool = field(default=False, compare=False)  # has a status subresource
     scale: bool = field(default=False, compare=False)
     custom: bool = field(default=False, compare=False)  # served as a CustomResourceDefinition serves it
+    aggregated: bool = field(default=False, compare=False)  # and there is none: another API server has it, as openshift-apiserver
     shows: str = field(default="", compare=False)  # of another kind: this one is the same objects under other names
     generation: bool = field(default=True, compare=False)  # built-in kinds without a spec have none
     also_served: tuple[str, ...] = field(default=(), compare=False)  # other versions of the same resource
@@ -106,5 +107,6 @@ def load_kinds(folder: Path = KINDS_FOLDER) -> Kinds:
                 entry.setdefault("plural", name.lower() + "s")
                 entry.setdefault("namespaced", True)
                 entry.setdefault("custom", document.get("custom", False))
+                entry.setdefault("aggregated", document.get("aggregated", False))
                 kinds.append(Kind(group=group, version=version, columns=columns, **lists, **entry))
     return Kinds(kinds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,7 @@ from .resources import Resources
 from .store import Object
 
 AUTHORIZATION, AUTHENTICATION = "authorization.k8s.io", "authentication.k8s.io"
+OPENSHIFT_AUTHORIZATION = "authorization.openshift.io"
 MYSELF = "~"  # the name of the user who asks
 TOKEN_LEAST_SECONDS, TOKEN_MOST_SECONDS, TOKEN_DEFAULT_SECONDS = 600, 2**32, 3600
 
@@ -31,6 +33,8 @@ class Reviews:
             (AUTHORIZATION, "localsubjectaccessreviews"): ("LocalSubjectAccessReview", True, self._access),
             (AUTHENTICATION, "tokenreviews"): ("TokenReview", False, self._token),
             (AUTHENTICATION, "selfsubjectreviews"): ("SelfSubjectReview", False, self._self),
+            (OPENSHIFT_AUTHORIZATION, "resourceaccessreviews"): ("ResourceAccessReview", False, self._who_can),
+            (OPENSHIFT_AUTHORIZATION, "localresourceaccessreviews"): ("LocalResourceAccessReview", True, self._who_can),
         }
 
     def discovery(self) -> dict[tuple[str, str], list[Object]]:
@@ -49,6 +53,8 @@ class Reviews:
         obj = await read_object(call.request, kind)
         if obj.get("kind", kind) != kind:
             raise errors.ApiError(400, f'{obj["kind"]} in version "v1" cannot be handled as a {kind}: converting ({obj["kind"]}) to ({kind}): unknown conversion')
+        if call.group == OPENSHIFT_AUTHORIZATION:  # what is asked has no spec around it, nor the answer a status
+            return answer_object(review({**obj, "namespace": call.namespace}, call.user, kind), 201)
         spec = obj.get("spec") or {}
         if not isinstance(spec, dict):
             raise errors.ApiError(400, f'{kind} in version "v1" cannot be handled as a {kind}: json: cannot unmarshal into Go struct field {kind}.spec')
@@ -104,6 +110,17 @@ class Reviews:
 
     def _self(self, spec: Object, user: User, kind: str) -> Object:
         return {"userInfo": user.to_dict()}
+
+    def _who_can(self, asked: Object, user: User, kind: str) -> Object:
+        """What oc policy who-can asks."""
+        action = Action(*(str(asked.get(key) or "") for key in ("verb", "resourceAPIGroup", "resource")), namespace=asked["namespace"], name=str(asked.get("resourceName") or ""))
+        if not action.verb or not action.resource:
+            lacks = "verb" if not action.verb else "resource"
+            raise errors.invalid(kind, OPENSHIFT_AUTHORIZATION, "", [Cause(lacks, "Required value", "FieldValueRequired")])
+        resource, _, subresource = action.resource.partition("/")
+        users, groups = self._authorizer.who_can(replace(action, resource=resource, subresource=subresource))
+        return {"kind": "ResourceAccessReviewResponse", "apiVersion": f"{OPENSHIFT_AUTHORIZATION}/v1", "metadata": {}, "namespace": action.namespace,
+                "users": users, "groups": groups, "evalutionError": ""}
 
     async def request_token(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
         """POST serviceaccounts/NAME/token."""

@@ -1,4 +1,4 @@
-"""Admission plugins of the API server: what they add to new pods and claims that clients send."""
+"""Admission plugins of the API server: what they add to new pods, claims and routes that clients send."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class Admission:
     def serve(self, server: ApiServer) -> None:
         server.add_admission(self._cluster.resources.kind("pods"), self._pod)
         server.add_admission(self._cluster.resources.kind("persistentvolumeclaims"), self._claim)
+        server.add_admission(self._cluster.resources.kind("routes.route.openshift.io"), self._route)
 
     def _pod(self, obj: Object, old: Object | None) -> None:
         if old is None and obj.get("spec", {}).get("containers"):  # what has none is refused for that
@@ -37,3 +38,11 @@ class Admission:
         name = default_class(self._cluster.resources) if old is None and "storageClassName" not in obj.get("spec", {}) else None
         if name is not None:
             obj["spec"]["storageClassName"] = name
+
+    def _route(self, obj: Object, old: Object | None) -> None:
+        """A name below the cluster's domain for applications, where none is asked for."""
+        resources = self._cluster.resources
+        infrastructure = resources.find(resources.kind("infrastructures.config.openshift.io"), "", "cluster")
+        if infrastructure is not None and not obj["spec"].get("host"):
+            domain = infrastructure["status"]["apiServerURL"].removeprefix("https://api.").partition(":")[0]
+            obj["spec"]["host"] = f"{obj['metadata']['name']}-{obj['metadata']['namespace']}.apps.{domain}"

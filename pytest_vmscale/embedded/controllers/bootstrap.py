@@ -26,7 +26,7 @@ class Bootstrap:
                 for obj in yaml.load_all(path.read_text(encoding="utf-8"), yamls.LOADER):
                     self._create(obj)
         for kind in self._resources.kinds.all:
-            if kind.custom:
+            if kind.custom and not kind.aggregated:
                 self._resources.create(self._resources.kind("customresourcedefinitions"), self._definition(kind))
 
     async def stop(self) -> None:

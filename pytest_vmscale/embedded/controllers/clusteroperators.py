@@ -97,6 +97,8 @@ class ClusterOperators:
         if operator.name != "machine-config" or condition(status["conditions"], "Upgradeable") is None:
             set_condition(status, "Upgradeable", "True", now, AS_EXPECTED)
         status["versions"] = operator.versions(release)
+        if operator.related:
+            status["relatedObjects"] = [dict(each) for each in operator.related]
 
     def _text(self, text: str, operator: Operator, release: Release, done: int) -> str:
         total, revision = self.units(operator), self._revisions[operator.name]

@@ -71,13 +71,32 @@ class Nodes:
             for index in range(count):
                 name = pool["names"]["format"].format(index=index)
                 node = fill(pool["object"], {
-                    "name": name, "ip": str(first + index), "now": self._clock.timestamp(), "boot_id": self._uuid(),
+                    "name": name, "index": str(index), "ip": str(first + index), "now": self._clock.timestamp(), "boot_id": self._uuid(),
                     "machine_id": uuid.UUID(self._uuid()).hex, "system_uuid": self._uuid()})
                 self._cluster.hosts.machines.add(name)
                 node["status"]["images"] = document["images"]
                 self._set_conditions(node)
-                self._resources.create(self._kind, node)
+                self._create_machine(pool["machine"], index, self._resources.create(self._kind, node))
                 self._renew(name)
+            if "machine_set" in pool:
+                self._create_machine_set(pool, count)
+
+    def _create_machine(self, template: Object, index: int, node: Object) -> None:
+        """The Machine that a node came of, which both name."""
+        kind, meta, now = self._resources.kind("machines.machine.openshift.io"), node["metadata"], self._clock.timestamp()
+        machine = fill(template, {"index": f"{index}", "node": meta["name"]})
+        machine["status"].update(addresses=node["status"]["addresses"], lastUpdated=now,
+                                 nodeRef={"kind": "Node", "name": meta["name"], "uid": meta["uid"]})
+        self._resources.create(kind, machine)
+
+    def _create_machine_set(self, pool: Object, count: int) -> None:
+        """The set that the pool's machines belong to, by their labels."""
+        labels = pool["machine"]["metadata"]["labels"]
+        replicas = dict.fromkeys(("replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"), count)
+        self._resources.create(self._resources.kind("machinesets.machine.openshift.io"), {
+            "metadata": {"name": pool["machine_set"], "namespace": pool["machine"]["metadata"]["namespace"]},
+            "spec": {"replicas": count, "selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}}},
+            "status": {**replicas, "observedGeneration": 1}})
 
     def _uuid(self) -> str:
         return str(uuid.UUID(int=self._cluster.random.getrandbits(128), version=4))

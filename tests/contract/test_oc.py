@@ -1,0 +1,103 @@
+"""What oc reads of an OpenShift beside what kubectl does: machines, operators, routes, who may do what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from .test_kubevirt import Cluster, fresh, started
+
+WORKERS = 3  # of `started`
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with started(tmp_path_factory.mktemp("oc")) as path:
+        yield fresh(path)
+
+
+def items(cluster: Cluster, path: str) -> list[Any]:
+    code, answer = cluster.ask("GET", path)
+    assert code == 200, answer
+    return list(answer["items"])
+
+
+def test_every_node_has_its_machine(cluster: Cluster) -> None:
+    machines = {each["metadata"]["name"]: each for each in items(cluster, "/apis/machine.openshift.io/v1beta1/namespaces/openshift-machine-api/machines")}
+    nodes = items(cluster, "/api/v1/nodes")
+    assert len(machines) == len(nodes) == 3 + WORKERS
+    for node in nodes:
+        namespace, _, name = node["metadata"]["annotations"]["machine.openshift.io/machine"].partition("/")
+        assert namespace == "openshift-machine-api"
+        assert machines[name]["status"]["nodeRef"] == {"kind": "Node", "name": node["metadata"]["name"], "uid": node["metadata"]["uid"]}
+        assert machines[name]["status"]["phase"] == "Running" and machines[name]["status"]["addresses"] == node["status"]["addresses"]
+    (machine_set,) = items(cluster, "/apis/machine.openshift.io/v1beta1/machinesets")
+    chosen = ",".join(f"{key}={value}" for key, value in machine_set["spec"]["selector"]["matchLabels"].items())
+    of_set = items(cluster, f"/apis/machine.openshift.io/v1beta1/machines?labelSelector={quote(chosen)}")
+    assert len(of_set) == machine_set["spec"]["replicas"] == machine_set["status"]["readyReplicas"] == WORKERS
+
+
+def test_virtualization_was_installed_by_the_lifecycle_manager(cluster: Cluster) -> None:
+    path = "/apis/operators.coreos.com/v1alpha1/namespaces/openshift-cnv"
+    (version,), (subscription,) = items(cluster, f"{path}/clusterserviceversions"), items(cluster, f"{path}/subscriptions")
+    assert (version["spec"]["version"], version["status"]["phase"]) == ("4.9.2", "Succeeded")
+    assert subscription["status"]["installedCSV"] == version["metadata"]["name"]
+
+
+def test_what_an_inspection_of_an_operator_gathers_is_there(cluster: Cluster) -> None:
+    """oc adm inspect clusteroperator/NAME follows relatedObjects."""
+    found = 0
+    for operator in items(cluster, "/apis/config.openshift.io/v1/clusteroperators"):
+        for related in operator["status"].get("relatedObjects", ()):
+            found += 1
+            group = {"": "/api/v1", "machine.openshift.io": "/apis/machine.openshift.io/v1beta1"}.get(related["group"], f"/apis/{related['group']}/v1")
+            space = f"/namespaces/{related['namespace']}" if related.get("namespace") else ""
+            assert cluster.ask("GET", f"{group}{space}/{related['resource']}/{related['name']}".rstrip("/"))[0] == 200, related
+    assert found > 5
+    code, deployment = cluster.ask("GET", "/apis/apps/v1/namespaces/openshift-machine-config-operator/deployments/machine-config-operator")
+    assert code == 200 and deployment["spec"]["template"]["spec"]["containers"][0]["image"]  # which oc adm upgrade status asks for
+    cluster.until(lambda: cluster.ask("GET", "/apis/apps/v1/namespaces/openshift-machine-config-operator/deployments/machine-config-operator")[1]["status"].get("readyReplicas") == 1)
+
+
+def test_a_route_gets_a_name_below_the_clusters_domain(cluster: Cluster) -> None:
+    path = f"/apis/route.openshift.io/v1/namespaces/{cluster.namespace}/routes"
+    route = {"apiVersion": "route.openshift.io/v1", "kind": "Route", "metadata": {"name": "r"}, "spec": {"to": {"kind": "Service", "name": "s"}, "port": {"targetPort": 80}}}
+    code, made = cluster.ask("POST", path, route)
+    assert code == 201 and made["spec"]["host"] == f"r-{cluster.namespace}.apps.reference.example"
+    assert (made["spec"]["to"]["weight"], made["spec"]["wildcardPolicy"]) == (100, "None")
+    own = {**route, "metadata": {"name": "own"}, "spec": {**route["spec"], "host": "own.example"}}
+    assert cluster.ask("POST", path, own)[1]["spec"]["host"] == "own.example"
+
+
+@pytest.mark.parametrize("path", ["image.openshift.io/v1/imagestreams", "apps.openshift.io/v1/deploymentconfigs", "build.openshift.io/v1/buildconfigs",
+                                  "build.openshift.io/v1/builds", "template.openshift.io/v1/templates", "route.openshift.io/v1/routes", "user.openshift.io/v1/users"])
+def test_what_oc_status_lists_is_served_and_no_custom_resource(cluster: Cluster, path: str) -> None:
+    assert isinstance(items(cluster, f"/apis/{path}"), list)
+    group, _, plural = path.split("/")
+    assert cluster.ask("GET", f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.{group}")[0] == 404
+
+
+def test_who_can(cluster: Cluster) -> None:
+    """oc policy who-can."""
+    path = f"/apis/authorization.openshift.io/v1/namespaces/{cluster.namespace}/localresourceaccessreviews"
+    asked = {"kind": "LocalResourceAccessReview", "apiVersion": "authorization.openshift.io/v1", "verb": "update", "resourceAPIGroup": "subresources.kubevirt.io",
+             "resource": "virtualmachines/start"}
+    code, before = cluster.ask("POST", path, asked)
+    assert (code, before["kind"], before["namespace"]) == (201, "ResourceAccessReviewResponse", cluster.namespace)
+    assert "system:masters" in before["groups"] and "jane" not in before["users"]
+    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{cluster.namespace}/rolebindings"
+    subjects = [{"kind": "User", "name": "jane", "apiGroup": "rbac.authorization.k8s.io"}, {"kind": "ServiceAccount", "name": "sa", "namespace": cluster.namespace}]
+    cluster.ask("POST", rbac, {"metadata": {"name": "b"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"}, "subjects": subjects})
+    after = cluster.ask("POST", path, asked)[1]
+    assert set(after["users"]) - set(before["users"]) == {"jane", f"system:serviceaccount:{cluster.namespace}:sa"} and after["groups"] == before["groups"]
+    assert "jane" not in cluster.ask("POST", "/apis/authorization.openshift.io/v1/resourceaccessreviews", {**asked, "kind": "ResourceAccessReview"})[1]["users"]
+    assert cluster.ask("POST", path, {**asked, "verb": ""})[0] == 422
+
+
+def test_a_debug_pods_priority_and_the_roles_that_people_bind_are_there(cluster: Cluster) -> None:
+    for path in ("scheduling.k8s.io/v1/priorityclasses/openshift-user-critical", *(f"rbac.authorization.k8s.io/v1/clusterroles/{each}" for each in (
+            "cluster-admin", "cluster-reader", "admin", "edit", "view", "basic-user", "self-provisioner"))):
+        assert cluster.ask("GET", f"/apis/{path}")[0] == 200, path

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from .access import ClusterError
-from .requests import ApiError, Cluster, Object, resource_path
+from .requests import ApiError, Cluster, Object, network_reason, resource_path
 
 LEASE_NAMESPACE = "default"
 LEASE_NAME = "vmscale-run"
@@ -129,7 +129,7 @@ class Lease:
                 return True
         if unrenewed_seconds < self._duration:
             return False
-        self._on_lost(f"the lease {self._namespace}/{self._name} could not be renewed for {unrenewed_seconds:.0f} s: {error}")
+        self._on_lost(f"the lease {self._namespace}/{self._name} could not be renewed for {unrenewed_seconds:.0f} s: {network_reason(error)}")
         return True
 
     def _filled(self, lease: Object, transitions: int) -> Object:

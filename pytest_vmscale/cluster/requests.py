@@ -488,9 +488,13 @@ async def in_parallel(function: Callable[[Any], Awaitable[None]], work: Sequence
 
 def network_reason(error: BaseException) -> str:
     """One line for an exception of the network: some carry no text, and asyncio's and aiohttp's leave out why a connect failed."""
+    from aiohttp import ClientPayloadError
+
     cause = getattr(error, "os_error", error)
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ClientPayloadError):  # in aiohttp's words: 400, not enough data to satisfy transfer length header
+        return "the connection broke in the middle of the answer"
     if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno and cause.errno > 0:  # the resolver's are below
         return os.strerror(cause.errno)
     return " ".join(str(error).split()) or type(error).__name__

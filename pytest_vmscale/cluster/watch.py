@@ -25,6 +25,7 @@ from .requests import (
     ApiError,
     Cluster,
     ListMeta,
+    network_reason,
     retry_after,
 )
 
@@ -291,7 +292,7 @@ class Watch(Generic[P]):
                     async for arrived, line in lines:
                         self._take(line, arrived)
         except (OSError, aiohttp.ClientError) as error:
-            reason = "silent" if isinstance(error, TimeoutError) else " ".join(str(error).split()) or type(error).__name__
+            reason = "silent" if isinstance(error, TimeoutError) else network_reason(error)
             raise _Break(reason) from error
         raise _Break("the server ended the stream")
 

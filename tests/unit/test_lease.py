@@ -26,8 +26,11 @@ class Leases:
         self.lease: dict[str, Any] | None = None
         self.version = 0
         self.broken = False
+        self.silent = False
 
     async def __call__(self, request: web.Request) -> web.Response:
+        while self.silent:
+            await asyncio.sleep(0.05)
         if self.broken:
             return web.json_response({"message": "down"}, status=503)
         if request.method == "GET":
@@ -137,6 +140,21 @@ def test_a_lease_that_another_takes_is_lost_and_not_taken_back(tmp_path: Path) -
 
     with_cluster(leases, tmp_path, work)
     assert lost == ["the lease default/vmscale-run is now held by 'thief': another run is on this cluster"]
+
+
+def test_a_server_that_does_not_answer_is_told_in_words(tmp_path: Path) -> None:
+    leases, lost = Leases(), []  # type: ignore[var-annotated]
+
+    async def work(cluster: Cluster) -> None:
+        lease = Lease(cluster, "run-1", lost.append, **SHORT)
+        await lease.take()
+        leases.silent = True
+        await until(lambda: lost)
+        leases.silent = False
+        await lease.release()
+
+    with_cluster(leases, tmp_path, work)
+    assert len(lost) == 1 and lost[0].endswith(" s: no answer in time")
 
 
 def test_an_outage_shorter_than_the_lease_is_survived_and_a_longer_one_is_told(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ from .guest_ssh import Sshd
 from .guests import Guests
 from .hosts import Hosts
 from .iomodel import Pool
+from .pod_exec import PodExec
 from .state import State
 from .subresources import VirtApi
 from .timing import Timing
@@ -123,6 +124,7 @@ class Cluster:
             if setup:
                 setup(self.server)
         self.virt_api.serve(self.server)
+        PodExec(self, self.guests).serve(self.server)
         vms = self.resources.kind("virtualmachines.kubevirt.io")
         self.server.add_admission(vms, admit_vm)
         self.server.add_admission(vms, admit_clones(self.resources, self.server.authorizer))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from . import shell_syntax as syntax
 from .clock import SimClock
 from .fio import NOT_FOUND
-from .shell_commands import COMMANDS, Exit, Streams
+from .shell_commands import COMMANDS, Command, Exit, Streams
 
 if TYPE_CHECKING:
     from .guests import Guest
@@ -25,10 +25,11 @@ MOST_TURNS = 100_000  # of a loop that never sleeps
 class Shell:
     """One shell process: variables, a working directory, a time of its own."""
 
-    def __init__(self, guest: Guest, clock: SimClock, user: str = "cloud-user") -> None:
+    def __init__(self, guest: Guest, clock: SimClock, user: str = "cloud-user", commands: Mapping[str, Command] = COMMANDS) -> None:
+        """`guest` may also be what a container looks like from inside."""
         self.guest, self.machine, self.clock = guest, guest.machine, clock
         self.at = clock.now()  # cluster seconds
-        self.user = user
+        self.user, self.commands = user, commands
         self.home = "/root" if user == "root" else f"/home/{user}"
         self.folder = self.home
         self.variables: dict[str, str] = {"HOME": self.home, "USER": user, "0": "sh"}
@@ -60,7 +61,7 @@ class Shell:
 
     def child(self, group: bool = False) -> Shell:
         """A process of this shell, in a process group of its own if asked."""
-        child = Shell(self.guest, self.clock, self.user)
+        child = Shell(self.guest, self.clock, self.user, self.commands)
         child.at, child.folder, child.variables = self.at, self.folder, dict(self.variables)
         child.group = child.pid if group else self.group
         child.status = self.status
@@ -196,7 +197,7 @@ class Shell:
     async def execute(self, words: list[str], streams: Streams) -> int:
         """Run one command of these words; returns its exit code."""
         name, args = words[0], words[1:]
-        command = COMMANDS.get(posixpath.basename(name) if "/" in name else name)
+        command = self.commands.get(posixpath.basename(name) if "/" in name else name)
         if command is None or (name == "fio" and not self.machine.has_fio):
             streams.error.append(f"sh: {name}: command not found\n")
             return NOT_FOUND

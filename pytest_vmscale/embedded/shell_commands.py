@@ -164,12 +164,26 @@ async def _sh(shell: Shell, args: list[str], streams: Streams) -> int:
     return code
 
 
-@_command("exec", "nohup", "env", "nice", "timeout")
+@_command("env", "printenv")
+async def _env(shell: Shell, args: list[str], streams: Streams) -> int:
+    if args:
+        return await _exec(shell, args, streams)
+    streams.out.extend(f"{name}={value}\n" for name, value in shell.variables.items() if not name.isdigit() and name != "!")
+    return 0
+
+
+@_command("exec", "nohup", "nice", "timeout")
 async def _exec(shell: Shell, args: list[str], streams: Streams) -> int:
     words = list(args)
     while words and (words[0].startswith("-") or "=" in words[0] or words[0].isdigit()):
         words.pop(0)
     return await shell.execute(words, streams) if words else 0
+
+
+@_command("chroot")
+async def _chroot(shell: Shell, args: list[str], streams: Streams) -> int:
+    """Into the node's own file system, from a container on it: there are the same programs."""
+    return await shell.execute(args[1:] or ["sh"], streams) if args else 1
 
 
 @_command("setsid")

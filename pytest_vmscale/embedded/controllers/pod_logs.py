@@ -209,16 +209,17 @@ def status_of(pod: Object | None, container: str) -> Object:
 
 
 def container_of(pod: Object, name: str) -> str:
-    """The container that is meant; 400 if there is no such, or none is named of several."""
+    """The container that is meant; 400 if there is no such, or none is named of several. Init containers must be named."""
     spec = pod["spec"]
-    names = [each["name"] for part in ("initContainers", "containers", "ephemeralContainers") for each in spec.get(part) or ()]
+    main, init = ([each["name"] for each in spec.get(part) or ()] for part in ("containers", "initContainers"))
     if name:
-        if name not in names:
+        if name not in (*main, *init, *(each["name"] for each in spec.get("ephemeralContainers") or ())):
             raise ApiError(400, f"container {name} is not valid for pod {pod['metadata']['name']}")
         return name
-    if len(names) > 1:
-        raise ApiError(400, f"a container name must be specified for pod {pod['metadata']['name']}, choose one of: [{' '.join(names)}]")
-    return str(names[0])
+    if len(main) > 1:
+        others = f" or one of the init containers: [{' '.join(init)}]" if init else ""
+        raise ApiError(400, f"a container name must be specified for pod {pod['metadata']['name']}, choose one of: [{' '.join(main)}]{others}")
+    return str(main[0])
 
 
 def _number(text: str) -> int:

@@ -1,0 +1,194 @@
+"""The exec subresource of pods: commands in containers, as far as the guests' shell knows them, and a launcher's virsh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from .api import errors
+from .api.errors import ApiError
+from .api.server import ApiServer
+from .api.store import Object
+from .controllers.common import Cluster, controller_of
+from .controllers.pod_logs import container_of
+from .controllers.pods import is_launcher
+from .disk import Disk
+from .guest_ssh import Login
+from .guests import GIB, Guest, Guests
+from .machine import Machine
+from .remote_command import Session, serve_websocket, wants_websocket
+from .shell import Shell
+from .shell_commands import COMMANDS, Exit, Streams
+from .virsh import Domain, virsh_of
+
+SHELLS = ("sh", "bash")
+CONTAINER_DISK_BYTES = 10 * GIB
+NO_SUCH_PROGRAM = 255  # what CRI-O's runtime ends with
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """PodExecOptions."""
+
+    container: str
+    command: list[str]
+    stdin: bool
+    tty: bool
+
+
+class Live(list[str]):
+    """An output that leaves as it is written."""
+
+    def __init__(self, send: Any) -> None:
+        super().__init__()
+        self._send = send
+
+    def append(self, text: str) -> None:
+        self._send(text)
+
+    def extend(self, texts: Any) -> None:
+        for text in texts:
+            self._send(text)
+
+
+class PodExec:
+    """Serves .../pods/NAME/exec."""
+
+    def __init__(self, cluster: Cluster, guests: Guests) -> None:
+        self._cluster, self._resources, self._clock, self._guests = cluster, cluster.resources, cluster.clock, guests
+        self._pods, self._vmis = self._resources.kind("pods"), self._resources.kind("virtualmachineinstances.kubevirt.io")
+        self._insides: dict[str, Guest] = {}  # by the container's id: what was written there stays while it runs
+
+    def serve(self, server: ApiServer) -> None:
+        server.add_subresource("", "v1", "pods", "exec", {"GET", "POST"}, self.handle, discovery={"kind": "PodExecOptions"})
+
+    async def handle(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        pod = self._resources.find(self._pods, namespace, name)
+        if pod is None:
+            raise errors.not_found("pods", "", name)
+        wanted = self._options(request, pod)
+        node = pod["spec"].get("nodeName")
+        if not node:
+            raise ApiError(400, f"pod {name} does not have a host assigned")
+        if not self._cluster.hosts.is_up(node):
+            address = pod["status"].get("hostIP", node)
+            raise ApiError(500, f"error dialing backend: dial tcp {address}:10250: connect: no route to host", "", details={})
+        inside = self._inside(pod, wanted.container)
+        if not wants_websocket(request):
+            raise ApiError(400, "Upgrade request required")
+
+        async def run(session: Session) -> int:
+            return await self._run(pod, inside, wanted, session)
+
+        return await serve_websocket(request, run, stdin=wanted.stdin, tty=wanted.tty)
+
+    @staticmethod
+    def _options(request: web.Request, pod: Object) -> Wanted:
+        query = request.query
+
+        def flag(name: str) -> bool:
+            return query.get(name, "false").lower() not in ("false", "0")
+
+        wanted = Wanted(container_of(pod, query.get("container", "")), query.getall("command", []), flag("stdin"), flag("tty"))
+        if not wanted.command:
+            raise ApiError(400, "you must specify at least one command for the container")
+        if not (wanted.stdin or flag("stdout") or flag("stderr")):
+            raise ApiError(400, "you must specify at least 1 of stdin, stdout, stderr")
+        return wanted
+
+    def _inside(self, pod: Object, container: str) -> Guest:
+        """The container as its shell finds it. 500 if it does not run."""
+        statuses = (*(pod["status"].get("containerStatuses") or ()), *(pod["status"].get("initContainerStatuses") or ()))
+        status = next((each for each in statuses if each["name"] == container and "running" in each.get("state", {})), None)
+        if status is None:
+            raise ApiError(500, f'Internal error occurred: unable to upgrade connection: container not found ("{container}")', "InternalError")
+        key = str(status["containerID"])
+        if key not in self._insides:
+            self._insides = {each: inside for each, inside in self._insides.items() if self._resources.find(self._pods, inside.namespace, inside.name)}
+            meta, spec = pod["metadata"], pod["spec"]
+            self._insides[key] = Guest(meta["uid"], meta["namespace"], meta["name"], spec["nodeName"], "rhel", pod["status"].get("podIP", ""), Login(),
+                                       self._clock.parse(status["state"]["running"]["startedAt"]), machine=Machine(Disk(CONTAINER_DISK_BYTES, 0), None, False, False))
+        return self._insides[key]
+
+    async def _run(self, pod: Object, inside: Guest, wanted: Wanted, session: Session) -> int:
+        shell = self._shell(pod, inside, wanted.container)
+        program = wanted.command[0].rpartition("/")[2]
+        if program in SHELLS and all(each.startswith("-") and each != "-c" for each in wanted.command[1:]) and wanted.stdin:
+            return await self._interact(shell, session)
+        streams = Streams(await session.read_all() if wanted.stdin and not session.tty else "", Live(session.out), Live(session.error))
+        if program not in shell.commands:
+            session.error(f'exec failed: unable to start container process: exec: "{wanted.command[0]}": executable file not found in $PATH\n')
+            return NO_SUCH_PROGRAM
+        try:
+            return await shell.execute(wanted.command, streams)
+        except Exit as end:
+            return end.code
+
+    def _shell(self, pod: Object, inside: Guest, container: str) -> Shell:
+        commands = dict(COMMANDS)
+        if is_launcher(pod) and container == "compute":
+            commands["virsh"] = virsh_of(lambda: self._domain(pod))
+        shell = Shell(inside, self._clock, "root", commands)
+        shell.folder = "/"
+        spec = next(each for each in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())) if each["name"] == container)
+        given = {each["name"]: str(each.get("value", "")) for each in spec.get("env") or ()}
+        shell.variables.update({"PATH": PATH, "HOSTNAME": inside.name, **given})
+        return shell
+
+    def _domain(self, pod: Object) -> Domain | None:
+        """What runs in this launcher now: its VMI's guest, unless that is in another launcher."""
+        owner = controller_of(pod)
+        namespace = pod["metadata"]["namespace"]
+        vmi = self._resources.find(self._vmis, namespace, owner["name"]) if owner else None
+        guest = self._guests.find(namespace, owner["name"]) if owner else None
+        if vmi is None or guest is None or owner is None or vmi["metadata"]["uid"] != owner["uid"] or guest.node != pod["spec"].get("nodeName"):
+            return None
+        return Domain(vmi)
+
+    async def _interact(self, shell: Shell, session: Session) -> int:
+        """A shell that reads its commands as they are typed."""
+        prompt = "sh-4.4# " if session.tty else ""
+        session.out(prompt)
+        line = ""
+        while text := await session.read():
+            for character in text.replace("\r\n", "\n").replace("\r", "\n") if session.tty else text:
+                if session.tty and character == "\x04" and not line:
+                    return shell.status
+                if character != "\n":
+                    line = _typed(line, character, session)
+                    continue
+                if session.tty:
+                    session.out("\n")
+                words, line = line.strip(), ""
+                if words == "exit" or words.startswith("exit "):
+                    return int(words[5:]) if words[5:].isdigit() else shell.status
+                await self._line(shell, words, session)
+                session.out(prompt)
+        if line.strip():
+            await self._line(shell, line, session)
+        return shell.status
+
+    @staticmethod
+    async def _line(shell: Shell, line: str, session: Session) -> None:
+        out, error, _ = await shell.run(line)
+        for text, write in ((out, session.out), (error, session.error)):
+            if text:
+                write(text)
+
+
+def _typed(line: str, character: str, session: Session) -> str:
+    """One more key: on a terminal it is echoed, and may take one back."""
+    if not session.tty:
+        return line + character
+    if character in ("\x7f", "\b"):
+        if line:
+            session.out("\b \b")
+        return line[:-1]
+    if character == "\x03":
+        session.out("^C\nsh-4.4# ")
+        return ""
+    session.out(character)
+    return line + character

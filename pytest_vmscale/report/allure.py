@@ -153,10 +153,11 @@ def attach_inspection(scope: str, archive: Path | None, complaint: str) -> None:
         return
     import allure
 
+    attaching: Any = allure.attach  # of which only a part has types
     if archive is not None:
-        allure.attach.file(str(archive), name=f"oc adm inspect: {scope}", attachment_type="application/gzip", extension="tar.gz")
+        attaching.file(str(archive), name=f"oc adm inspect: {scope}", attachment_type="application/gzip", extension="tar.gz")
     if complaint:
-        allure.attach(complaint, name=f"oc adm inspect failed: {scope}", attachment_type=allure.attachment_type.TEXT)
+        attaching(complaint, name=f"oc adm inspect failed: {scope}", attachment_type=allure.attachment_type.TEXT)
 
 
 def steps(objective: Objective, measurements: Iterable[Measurement]) -> list[str]:

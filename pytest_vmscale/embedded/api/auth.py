@@ -171,7 +171,8 @@ class Authorizer:
 
     def who_can(self, action: Action) -> tuple[list[str], list[str]]:
         """The users and the groups that bindings let do this, each sorted."""
-        users, groups = set(), set()
+        users: set[str] = set()
+        groups: set[str] = set()
         for kind, place in ((self._cluster_bindings, ""), (self._bindings, action.namespace)):
             for binding in self._resources.list(kind, place) if place or kind is self._cluster_bindings else ():
                 if any(_permits(rule, action) for rule in self._granted(binding, place)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -113,13 +112,12 @@ class Reviews:
 
     def _who_can(self, asked: Object, user: User, kind: str) -> Object:
         """What oc policy who-can asks."""
-        action = Action(*(str(asked.get(key) or "") for key in ("verb", "resourceAPIGroup", "resource")), namespace=asked["namespace"], name=str(asked.get("resourceName") or ""))
-        if not action.verb or not action.resource:
-            lacks = "verb" if not action.verb else "resource"
-            raise errors.invalid(kind, OPENSHIFT_AUTHORIZATION, "", [Cause(lacks, "Required value", "FieldValueRequired")])
-        resource, _, subresource = action.resource.partition("/")
-        users, groups = self._authorizer.who_can(replace(action, resource=resource, subresource=subresource))
-        return {"kind": "ResourceAccessReviewResponse", "apiVersion": f"{OPENSHIFT_AUTHORIZATION}/v1", "metadata": {}, "namespace": action.namespace,
+        verb, group, resource, name = (str(asked.get(key) or "") for key in ("verb", "resourceAPIGroup", "resource", "resourceName"))
+        if not verb or not resource:
+            raise errors.invalid(kind, OPENSHIFT_AUTHORIZATION, "", [Cause("resource" if verb else "verb", "Required value", "FieldValueRequired")])
+        resource, _, subresource = resource.partition("/")
+        users, groups = self._authorizer.who_can(Action(verb, group, resource, subresource, asked["namespace"], name))
+        return {"kind": "ResourceAccessReviewResponse", "apiVersion": f"{OPENSHIFT_AUTHORIZATION}/v1", "metadata": {}, "namespace": asked["namespace"],
                 "users": users, "groups": groups, "evalutionError": ""}
 
     async def request_token(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:

@@ -415,6 +415,11 @@ class Measurement:
         return len(self.records)
 
     @property
+    def blind_seconds(self) -> float:
+        """How long watches saw nothing, added up."""
+        return sum(gap.end_seconds - gap.start_seconds for gap in self.gaps)
+
+    @property
     def failed(self) -> tuple[Record, ...]:
         return tuple(record for record in self.records if not record.succeeded)
 
@@ -482,3 +487,7 @@ class Objective:
     how: str = ""  # "reference point", "interpolated", "extrapolated", "held below the smallest point", ...
     scope: str = ""  # "1000 VMs": which point of a sweep
     why: str = ""
+
+    @property
+    def full_title(self) -> str:
+        return f"{self.title}, {self.scope}" if self.scope else self.title

@@ -211,11 +211,7 @@ def _title(objective: Objective) -> str:
     # "19 of 20" needs no "limit 100 %".
     silent = objective.limit is None or (objective.unit == "%" and "%" not in objective.measured_text)
     against = "" if silent else f" (limit {objective.limit:g} {objective.unit})"
-    return f"{_named(objective)}: {objective.measured_text}{against}"
-
-
-def _named(objective: Objective) -> str:
-    return f"{objective.title}, {objective.scope}" if objective.scope else objective.title
+    return f"{objective.full_title}: {objective.measured_text}{against}"
 
 
 def _description(objective: Objective, subtitle: str) -> str:

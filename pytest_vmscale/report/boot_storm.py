@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pytest_vmscale.model import Measurement, Objective, Sample
-from pytest_vmscale.report.charts import BLUE, GREEN, GREY, ORANGE, RED, SKY, legend, new_figure
+from pytest_vmscale.report.charts import BLUE, GREEN, GREY, ORANGE, RED, SKY, cumulative, legend, new_figure
 from pytest_vmscale.report.files import csv_text
 from pytest_vmscale.report.phases import PHASES, Breakdown, boot_records, booted, breakdowns
 from pytest_vmscale.report.tables import reached, worst_table
@@ -171,8 +171,7 @@ def _quality_lines(measurement: Measurement) -> list[str]:
     if rate := measurement.details.get("request_rate_achieved"):
         said.append(f"Start requests were sent at {rate:.0f}/s.")
     if measurement.gaps:
-        blind = sum(gap.end_seconds - gap.start_seconds for gap in measurement.gaps)
-        said.append(f"Watches were blind for {blind:.1f} s in all ({count(len(measurement.gaps), 'gap')}).")
+        said.append(f"Watches were blind for {measurement.blind_seconds:.1f} s in all ({count(len(measurement.gaps), 'gap')}).")
     late = sum(any(moment.upper_bound for moment in record.timeline) for record in measurement.records)
     if late:
         said.append(f"Of {count(late, 'VM')} a phase was only learnt from a relist: it was reached then, or before.")
@@ -234,8 +233,7 @@ def boot_time_distribution(measurement: Measurement, subtitle: str = "") -> Figu
     sample = measurement.sample("time_to_ssh_seconds")
     above.hist(sample.measured, bins=min(40, max(5, len(sample.measured) // 10)), color=SKY, edgecolor="white", linewidth=0.5)
     above.set_ylabel("VMs")
-    shares = [(rank + 1) / sample.size * 100 for rank in range(len(sample.measured))]
-    below.step([sample.measured[0], *sample.measured], [0.0, *shares], where="post", color=BLUE, linewidth=2)
+    cumulative(below, sample.measured, sample.size, color=BLUE, linewidth=2)
     marked = [(percent, seconds) for percent in _MARKED if (seconds := sample.percentile(percent)) is not None]
     below.plot([seconds for _, seconds in marked], [percent for percent, _ in marked], "o", color=RED, markersize=5)
     # In a corner that a rising curve leaves free: labels at the points run into each other where it is steep.

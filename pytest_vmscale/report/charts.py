@@ -12,6 +12,7 @@ from pytest_vmscale.scenarios import grouped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, RED, SKY, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#666666"
@@ -53,6 +54,26 @@ def new_figure(title: str, subtitle: str, rows: int = 1) -> tuple[Figure, Any]:
 
 def legend(axes: Axes, place: Any = "best") -> None:
     axes.legend(fontsize=8, framealpha=0.9, loc=place)
+
+
+def legend_beside(axes: Axes) -> None:
+    """To the right of them, where curves leave no corner free."""
+    axes.legend(fontsize=8, framealpha=0.9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def cumulative(axes: Axes, ascending: Sequence[float], size: int | None = None, **line: Any) -> None:
+    """Steps: the percentage that is at most so much. `size`: of how many, where some have no value. Without any, only the legend has it."""
+    shares = [(rank + 1) / (size or len(ascending)) * 100 for rank in range(len(ascending))]
+    axes.step([*ascending[:1], *ascending], [0.0, *shares] if ascending else [], where="post", **line)
+
+
+def plain_numbers(axis: Axis, leading: str) -> None:
+    """Numbers on a logarithmic axis as numbers: those that begin with one of these digits."""
+    from matplotlib.ticker import FuncFormatter
+
+    plain = FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in leading else "")
+    axis.set_major_formatter(plain)
+    axis.set_minor_formatter(plain)
 
 
 def svg(figure: Figure) -> str:

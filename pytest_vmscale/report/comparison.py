@@ -281,7 +281,7 @@ def write_comparison_charts(
 
 def chart(now: Measurement, before: Sequence[Measurement], subtitle: str) -> Figure | None:
     """The outcome's (or the first metric's) distribution here and in each earlier run: the share of all VMs over the value. None if there is no value."""
-    from pytest_vmscale.report.charts import BLUE, GREY, RED, legend, new_figure
+    from pytest_vmscale.report.charts import BLUE, GREY, RED, cumulative, legend, new_figure
 
     kind = type(now.records[0]) if now.records else None
     if kind is None or not kind.METRICS or not before:
@@ -295,8 +295,7 @@ def chart(now: Measurement, before: Sequence[Measurement], subtitle: str) -> Fig
     figure, axes = new_figure(f"{named(now.scenario).title}, {now.scope}: now and before", subtitle)
     for sample, colour, width, name in samples:
         if sample.measured:
-            shares = [(rank + 1) / sample.size * 100 for rank in range(len(sample.measured))]
-            axes.step([sample.measured[0], *sample.measured], [0.0, *shares], where="post", color=colour, linewidth=width, label=name)
+            cumulative(axes, sample.measured, sample.size, color=colour, linewidth=width, label=name)
     for percent in (50, 90, 99):
         value = mine.percentile(percent) if mine.size else None
         if value is not None:

@@ -194,8 +194,7 @@ def _quality_lines(measurement: Measurement) -> list[str]:
     if retried:
         said.append(f"{count(retried, 'create request')} had to be retried.")
     if measurement.gaps:
-        blind = sum(gap.end_seconds - gap.start_seconds for gap in measurement.gaps)
-        said.append(f"The watch was blind for {blind:.1f} s in all ({count(len(measurement.gaps), 'gap')}).")
+        said.append(f"The watch was blind for {measurement.blind_seconds:.1f} s in all ({count(len(measurement.gaps), 'gap')}).")
     late = sum(any(moment.upper_bound for moment in record.timeline) for record in measurement.records)
     if late:
         said.append(f"Of {count(late, 'VM')} a phase was only learnt from a relist: it was reached then, or before.")

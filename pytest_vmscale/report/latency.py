@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmscale.model import LatencyRecord, Measurement, Objective
-from pytest_vmscale.report.charts import BLUE, GREEN, GREY, ORANGE, RED, legend, new_figure
+from pytest_vmscale.report.charts import BLUE, GREEN, GREY, ORANGE, RED, legend, legend_beside, new_figure, plain_numbers
 from pytest_vmscale.report.files import csv_text
 from pytest_vmscale.report.terminal import WIDTH, count, cut, failed_lines, heading_lines, wrap
 from pytest_vmscale.scenarios import Chart, Plan, Table
@@ -265,7 +265,7 @@ def over_nodes(measurements: Sequence[Measurement], objectives: Sequence[Objecti
     below.minorticks_off()
     below.set_xlabel(f"nodes, {points[0].parameters.get('vms_per_node', '?')} VMs on each")
     for axes in (above, below):
-        axes.legend(fontsize=8, framealpha=0.9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_beside(axes)
     return figure
 
 
@@ -296,19 +296,11 @@ def histograms(measurement: Measurement, subtitle: str = "") -> Figure | None:
     below.set_ylabel("% that took longer")
     below.set_yscale("log")
     below.set_xscale("log")
-    below.xaxis.set_major_formatter(_plain())
-    below.xaxis.set_minor_formatter(_plain())
+    plain_numbers(below.xaxis, "125")
     below.tick_params(axis="x", which="both", labelsize=8)
     below.set_xlabel("completion latency, us")
     legend(above, "lower right")
     return figure
-
-
-def _plain() -> Any:
-    """Numbers on a logarithmic axis as numbers, those of one leading digit 1, 2 or 5."""
-    from matplotlib.ticker import FuncFormatter
-
-    return FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "125" else "")
 
 
 def heat_map(measurement: Measurement, subtitle: str = "") -> Figure | None:

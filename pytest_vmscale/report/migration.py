@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmscale.model import LIVE_MIGRATION, Measurement, Objective, Sample
-from pytest_vmscale.report.charts import BLUE, GREEN, GREY, ORANGE, RED, SKY, legend, new_figure
+from pytest_vmscale.report.charts import BLUE, GREEN, GREY, ORANGE, RED, SKY, cumulative, legend, legend_beside, new_figure
 from pytest_vmscale.report.files import csv_text
 from pytest_vmscale.report.tables import page, worst_table
-from pytest_vmscale.report.terminal import count, failed_lines, heading_lines, heads, sample_line, wrap
+from pytest_vmscale.report.terminal import count, each_alone, failed_lines, gap_lines, heading_lines, heads, sample_line, wrap
 from pytest_vmscale.scenarios import Chart, Plan, Table
 from pytest_vmscale.slo.migration import averages, migration_records, why_not_done
 
@@ -41,10 +41,7 @@ _NODE_PHASES = (
 
 
 def lines(measurements: Sequence[Measurement], subtitle: str) -> list[str]:
-    found: list[str] = []
-    for each in measurements:
-        found += [*([""] if found else []), *_one(each, subtitle)]
-    return found
+    return each_alone(measurements, subtitle, _one)
 
 
 def charts(measurements: Sequence[Measurement], objectives: Sequence[Objective], subtitle: str) -> list[Chart]:
@@ -161,9 +158,7 @@ def _one(measurement: Measurement, subtitle: str) -> list[str]:
     found += ["", f"{'Seconds of cluster time':<36}" + heads()]
     for os in _systems(measurement):
         found += _sample_lines(measurement, os)
-    if measurement.gaps:
-        blind = sum(gap.end_seconds - gap.start_seconds for gap in measurement.gaps)
-        found += wrap(f"The watches were broken {count(len(measurement.gaps), 'time')}, for {blind:.1f} s in all; each went on.", "")
+    found += gap_lines(measurement)
     if measurement.failed:
         found += ["", *failed_lines(measurement.failed, "did not leave as they should" if len(measurement.failed) > 1 else "did not leave as it should")]
     failed = Counter(f"{each.namespace}/{each.vm_name}: {failure}" for each in migration_records(measurement) for failure in each.failures)
@@ -275,7 +270,7 @@ def in_flight(measurement: Measurement, subtitle: str = "") -> Figure | None:
     _marks(above, details, None)
     _minutes(below)
     for axes in (above, below):
-        axes.legend(fontsize=8, framealpha=0.9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        legend_beside(axes)
     return figure
 
 
@@ -293,9 +288,8 @@ def distributions(measurement: Measurement, subtitle: str = "") -> Figure | None
     colours = dict(zip(_systems(measurement), _COLOURS, strict=False))
     for axes, kind in zip([panels] if len(kinds) == 1 else panels, kinds, strict=True):
         for os, values in by_kind[kind]:
-            shares = [(rank + 1) / len(values) * 100 for rank in range(len(values))]
             mean = sum(values) / len(values)
-            axes.step([values[0], *values], [0.0, *shares], where="post", color=colours.get(os, GREY), linewidth=2, label=f"{os}: {len(values)} VMs, mean {mean:.1f} s")
+            cumulative(axes, values, color=colours.get(os, GREY), linewidth=2, label=f"{os}: {len(values)} VMs, mean {mean:.1f} s")
             axes.axvline(mean, color=colours.get(os, GREY), linestyle=":", linewidth=1)
         axes.set_ylabel("% of VMs")
         axes.set_ylim(0, 102)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmscale.model import Measurement, MigrationLoadRecord, Objective
-from pytest_vmscale.report.charts import BLUE, GREEN, ORANGE, RED, SKY, legend, new_figure
+from pytest_vmscale.report.charts import BLUE, GREEN, ORANGE, RED, SKY, cumulative, legend, legend_beside, new_figure, plain_numbers
 from pytest_vmscale.report.files import csv_text
-from pytest_vmscale.report.terminal import count, failed_lines, heading_lines, wrap
+from pytest_vmscale.report.terminal import count, each_alone, failed_lines, gap_lines, heading_lines, wrap
 from pytest_vmscale.scenarios import Chart, Plan, Table
 from pytest_vmscale.slo.migration_load import records_of
 
@@ -24,10 +24,7 @@ _FAILURES = "migration_load.failures"
 
 
 def lines(measurements: Sequence[Measurement], subtitle: str) -> list[str]:
-    found: list[str] = []
-    for each in measurements:
-        found += [*([""] if found else []), *_one(each, subtitle)]
-    return found
+    return each_alone(measurements, subtitle, _one)
 
 
 def charts(measurements: Sequence[Measurement], objectives: Sequence[Objective], subtitle: str) -> list[Chart]:
@@ -115,9 +112,7 @@ def _one(measurement: Measurement, subtitle: str) -> list[str]:
     longest = max(records_of(measurement), key=lambda each: each.longest_gap_seconds or 0.0, default=None)
     if longest is not None and longest.longest_gap_seconds is not None:
         found += wrap(f"The longest gap in a VM's I/O meanwhile was {longest.longest_gap_seconds * 1000:.0f} ms, in {longest.vm_name}.", "")
-    if measurement.gaps:
-        blind = sum(gap.end_seconds - gap.start_seconds for gap in measurement.gaps)
-        found += wrap(f"The watches were broken {count(len(measurement.gaps), 'time')}, for {blind:.1f} s in all; each went on.", "")
+    found += gap_lines(measurement)
     if measurement.failed:
         found += ["", *failed_lines(measurement.failed, "did not report")]
     return found
@@ -151,8 +146,7 @@ def latency_over_time(measurement: Measurement, subtitle: str = "") -> Figure | 
         below.text(start / 60, 0.3, f" {load}", fontsize=8, va="bottom")
     above.set_ylabel("microseconds")
     above.set_yscale("log")  # at one I/O a second a VM's own switchover is most of its mean
-    above.yaxis.set_major_formatter(_plain())
-    above.yaxis.set_minor_formatter(_plain())
+    plain_numbers(above.yaxis, "12345")
     above.tick_params(axis="y", which="both", labelsize=8)
     curve = details.get("in_flight") or []
     below.step([each[0] / 60 for each in curve], [each[1] for each in curve], where="post", color=BLUE, linewidth=1, label="under way")
@@ -163,16 +157,9 @@ def latency_over_time(measurement: Measurement, subtitle: str = "") -> Figure | 
     below.set_ylim(bottom=0)
     below.set_xlabel("Minutes from the barrier (cluster time)")
     below.set_xlim(left=0)
-    above.legend(fontsize=8, framealpha=0.9, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    below.legend(fontsize=8, framealpha=0.9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    legend_beside(above)
+    legend_beside(below)
     return figure
-
-
-def _plain() -> Any:
-    """Numbers on a logarithmic axis as numbers, those of one leading digit 1 to 5."""
-    from matplotlib.ticker import FuncFormatter
-
-    return FuncFormatter(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "12345" else "")
 
 
 def durations(measurement: Measurement, subtitle: str = "") -> Figure | None:
@@ -187,8 +174,7 @@ def durations(measurement: Measurement, subtitle: str = "") -> Figure | None:
     figure, axes = new_figure(f"Migration times under both loads, {measurement.scope}", subtitle)
     for (load, values), colour in zip(by_load.items(), (BLUE, ORANGE), strict=True):
         told = f"{load}: {count(len(values), 'VM')}" + (f", {sum(values) / len(values):.1f} s on average" if values else "")
-        shares = [(rank + 1) / len(values) * 100 for rank in range(len(values))]
-        axes.step([*values[:1], *values], [0.0, *shares] if values else [], where="post", color=colour, linewidth=2, label=told)
+        cumulative(axes, values, color=colour, linewidth=2, label=told)
     axes.set_xlabel("seconds from the start of a VM's migration to its end (cluster time)")
     axes.set_xlim(left=0)
     axes.set_ylabel("% of VMs at most so long")
@@ -203,8 +189,7 @@ def gaps(measurement: Measurement, subtitle: str = "") -> Figure | None:
     if not values:
         return None
     figure, axes = new_figure(f"Longest gap in each VM's I/O, {measurement.scope}", subtitle)
-    shares = [(rank + 1) / len(values) * 100 for rank in range(len(values))]
-    axes.step([values[0], *values], [0.0, *shares], where="post", color=BLUE, linewidth=2, label=f"{len(values)} VMs, the longest {values[-1]:.0f} ms")
+    cumulative(axes, values, color=BLUE, linewidth=2, label=f"{len(values)} VMs, the longest {values[-1]:.0f} ms")
     axes.set_xlabel("milliseconds")
     axes.set_xlim(left=0)
     axes.set_ylabel("% of VMs at most so long")

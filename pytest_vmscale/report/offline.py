@@ -14,7 +14,7 @@ from pytest_vmscale.report.comparison import Compared
 from pytest_vmscale.report.saved import Saved, SavedError, load, load_verdict, objectives
 from pytest_vmscale.report.saved import subtitle as subtitle_of
 from pytest_vmscale.report.tables import FACTS, page
-from pytest_vmscale.report.terminal import cut, number, summary_lines
+from pytest_vmscale.report.terminal import cut, margin, number, summary_lines
 from pytest_vmscale.scenarios import grouped, of_objective
 from pytest_vmscale.slo.judge import EXIT_INTERRUPTED, Ruling, Verdict
 
@@ -72,7 +72,7 @@ def markdown(run: Over) -> str:
     if shown:
         told += ["| | objective | measured | limit | margin |", "|-|-|-:|-:|-:|"]
         told += [
-            f"| {_MARKS[each.outcome]} | {_cell(_named(each))} | {_cell(each.measured_text)} | {number(each.limit, each.unit)} | {_margin(each)} |"
+            f"| {_MARKS[each.outcome]} | {_cell(each.full_title)} | {_cell(each.measured_text)} | {number(each.limit, each.unit)} | {margin(each.margin_percent)} |"
             for each in shown
         ]
         told.append("")
@@ -100,7 +100,7 @@ def _by_scenario(judged: Sequence[Objective]) -> list[str]:
         met = [each for each in its if each.outcome is Outcome.PASS]
         # Where all of them are wanted, or none, there is no nearer and farther.
         nearest = min((each for each in met if each.margin_percent), key=lambda each: each.margin_percent or 0.0, default=None)
-        said = f"{_cell(_named(nearest))}: {_cell(nearest.measured_text)}, {_margin(nearest)}" if nearest else ""
+        said = f"{_cell(nearest.full_title)}: {_cell(nearest.measured_text)}, {margin(nearest.margin_percent)}" if nearest else ""
         mark = _MARKS[Outcome.PASS if len(met) == len(its) else Outcome.FAIL]
         told.append(f"| {mark} | {scenario.title} | {len(met)} of {len(its)} | {said} |")
     return told
@@ -171,11 +171,11 @@ def _objectives_table(given: Iterable[Objective], profile: str | None) -> str:
     rows = []
     for each in given:
         cells = (
-            _named(each),
+            each.full_title,
             each.measured_text,
             number(each.limit, each.unit),
             number(each.reference, each.unit) + (f" ({each.how})" if each.how and each.reference is not None else ""),
-            _margin(each),
+            margin(each.margin_percent),
             each.outcome.value + (f": {each.why}" if each.why and each.outcome is not Outcome.PASS else ""),
             each.source,
         )
@@ -216,14 +216,6 @@ def _picture(title: str, svg: str) -> str:
 
 def _list(told: Sequence[str], kind: str = "ul") -> str:
     return f"<{kind}>{''.join(f'<li>{_text(each)}</li>' for each in told)}</{kind}>" if told else ""
-
-
-def _named(objective: Objective) -> str:
-    return f"{objective.title}, {objective.scope}" if objective.scope else objective.title
-
-
-def _margin(objective: Objective) -> str:
-    return "-" if objective.margin_percent is None else f"{objective.margin_percent:+.1f} %"
 
 
 def _cell(text: str) -> str:

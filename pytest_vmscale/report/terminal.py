@@ -61,7 +61,7 @@ def objective_lines(objectives: Sequence[Objective]) -> list[str]:
             reported.setdefault(each.scope, []).append(each)
             continue
         title = cut(f"{each.title}, {each.scope}" if several and each.scope else each.title, 40)
-        figures = f"{each.measured_text:>14} {number(each.limit, each.unit):>10} {_margin(each.margin_percent):>9}"
+        figures = f"{each.measured_text:>14} {number(each.limit, each.unit):>10} {margin(each.margin_percent):>9}"
         lines.append(f"{title:<40} {figures}  {each.outcome.value:<12} [{sources.index(each.source) + 1}]")
     for scope, unjudged in reported.items():
         notes = "".join(f" [{number}]" for number in sorted({sources.index(each.source) + 1 for each in unjudged}))
@@ -83,6 +83,23 @@ def heading_lines(measurement: Measurement, heading: str, subtitle: str) -> list
     if not measurement.complete:
         lines += wrap(f"Cut short: {measurement.incomplete_reason or 'no reason given'}", "")
     return lines
+
+
+def each_alone(measurements: Iterable[Measurement], subtitle: str, told: Callable[[Measurement, str], list[str]]) -> list[str]:
+    """All of each measurement, with a line between them."""
+    lines: list[str] = []
+    for each in measurements:
+        lines += [*([""] if lines else []), *told(each, subtitle)]
+    return lines
+
+
+def gap_lines(measurement: Measurement) -> list[str]:
+    """How often watches were broken, if they were."""
+    if not measurement.gaps:
+        return []
+    return wrap(
+        f"The watches were broken {count(len(measurement.gaps), 'time')}, for {measurement.blind_seconds:.1f} s in all; each went on.", ""
+    )
 
 
 def heads() -> str:
@@ -116,7 +133,7 @@ def number(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:.{0 if value == round(value) else 1 if abs(value) >= 0.1 else 3}f} {unit}"
 
 
-def _margin(percent: float | None) -> str:
+def margin(percent: float | None) -> str:
     return "-" if percent is None else f"{percent:+.1f} %"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_vmscale.model import Measurement, Objective, UpgradeRecord
 from pytest_vmscale.report.files import csv_text
 from pytest_vmscale.report.tables import WORST, page
-from pytest_vmscale.report.terminal import count, cut, failed_lines, heading_lines, wrap
+from pytest_vmscale.report.terminal import count, cut, each_alone, failed_lines, gap_lines, heading_lines, wrap
 from pytest_vmscale.report.upgrade_charts import api_latency, in_order, io_latency, operator_gantt, progress_curve, run_level
 from pytest_vmscale.scenarios import Chart, Plan, Table
 from pytest_vmscale.slo.upgrade import not_reached, upgrade_records
@@ -26,10 +26,7 @@ _SHOWN = 10
 
 
 def lines(measurements: Sequence[Measurement], subtitle: str) -> list[str]:
-    found: list[str] = []
-    for each in measurements:
-        found += [*([""] if found else []), *_one(each, subtitle)]
-    return found
+    return each_alone(measurements, subtitle, _one)
 
 
 def charts(measurements: Sequence[Measurement], objectives: Sequence[Objective], subtitle: str) -> list[Chart]:
@@ -133,9 +130,7 @@ def _one(measurement: Measurement, subtitle: str) -> list[str]:
     found += [line for each in _pool_lines(details) for line in wrap(f"{each}.", "", "    ")]
     found += _api_lines(details)
     found += _vm_lines(measurement)
-    if measurement.gaps:
-        blind = sum(gap.end_seconds - gap.start_seconds for gap in measurement.gaps)
-        found += wrap(f"The watches were broken {count(len(measurement.gaps), 'time')}, for {blind:.1f} s in all; each went on.", "")
+    found += gap_lines(measurement)
     if measurement.failed:
         found += ["", *failed_lines(measurement.failed, "were lost" if len(measurement.failed) > 1 else "was lost")]
     return found

@@ -31,6 +31,7 @@ from .controllers.kubevirt_client import Client
 from .controllers.kubevirt_defaults import set_defaults
 from .controllers.kubevirt_evacuation import Evacuations, EvictionWebhook
 from .controllers.kubevirt_handler import VirtHandlers
+from .controllers.kubevirt_hotplug import Hotplug
 from .controllers.kubevirt_migration import Migrations
 from .controllers.kubevirt_migration_handler import MigrationHandlers
 from .controllers.kubevirt_operator import VirtOperator
@@ -110,7 +111,8 @@ class Cluster:
             *(controller(self) for controller in KUBERNETES_CONTROLLERS), MachineConfigOperator(self), ClusterVersions(self),
             HyperConverged(self), VirtOperator(self), DataVolumes(self),
             VirtualMachines(self, self.virt_controller), vmis, handlers, migrations,
-            MigrationHandlers(self, self.guests, handlers), Evacuations(self, self.virt_controller, migrations)]
+            MigrationHandlers(self, self.guests, handlers), Hotplug(self, self.virt_controller, handlers, vmis.launchers),
+            Evacuations(self, self.virt_controller, migrations)]
         self.evictions.hooks.append(EvictionWebhook(self))
 
     def _worker_names(self) -> list[str]:

@@ -22,6 +22,7 @@ from .controllers.kubevirt_client import FINAL_PHASES, Client, has_condition, ph
 from .controllers.kubevirt_status import run_strategy
 from .guest_ssh import RDP_PORT, SSH_PORT
 from .guests import Guest, Guests
+from .subresources_volumes import VolumeRequests
 
 GROUP, VERSIONS = "subresources.kubevirt.io", ("v1", "v1alpha3")
 VM, VMI = "virtualmachines", "virtualmachineinstances"
@@ -54,6 +55,7 @@ class VirtApi:
         self._vms, self._vmis = kind("virtualmachines.kubevirt.io"), kind("virtualmachineinstances.kubevirt.io")
         self._kubevirts = kind("kubevirts.kubevirt.io")
         self._migrations = kind("virtualmachineinstancemigrations.kubevirt.io")
+        self._volumes = VolumeRequests(cluster, self._replica)
         self._admit_migration = admit_migration(cluster.resources)
 
     def _replica(self) -> Client:
@@ -78,6 +80,8 @@ class VirtApi:
             (VM, "migrate", {"PUT"}, self.migrate), (VM, "portforward", {"GET"}, self.vm_portforward),
             (VMI, "pause", {"PUT"}, self.pause), (VMI, "unpause", {"PUT"}, self.unpause), (VMI, "softreboot", {"PUT"}, self.soft_reboot),
             (VMI, "portforward", {"GET"}, self.portforward), (VMI, "console", {"GET"}, self.console), (VMI, "guestosinfo", {"GET"}, self._agent(guest_agent.info)),
+            (VM, "addvolume", {"PUT"}, self._volumes.add_to_vm), (VM, "removevolume", {"PUT"}, self._volumes.remove_from_vm),
+            (VMI, "addvolume", {"PUT"}, self._volumes.add_to_vmi), (VMI, "removevolume", {"PUT"}, self._volumes.remove_from_vmi),
             (VMI, "userlist", {"GET"}, self._agent(guest_agent.users)), (VMI, "filesystemlist", {"GET"}, self._agent(guest_agent.file_systems)),
         ]
         for version in VERSIONS:

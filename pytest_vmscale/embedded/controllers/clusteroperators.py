@@ -22,6 +22,8 @@ CONFIGS = "machineconfigs.machineconfiguration.openshift.io"
 CONTROLLER_CONFIGS, CONTROLLER_CONFIG = "controllerconfigs.machineconfiguration.openshift.io", "machine-config-controller"
 DESIRED_CONFIG = "machineconfiguration.openshift.io/desiredConfig"
 REQUIRED = "operator.machineconfiguration.openshift.io/required-for-upgrade"
+# By which clients tell the release's own operators from others.
+OF_RELEASE = {f"include.release.openshift.io/{kind}": "true" for kind in ("ibm-cloud-managed", "self-managed-high-availability", "single-node-developer")}
 Report = Callable[[int], None]  # how many of its units have the new version
 
 
@@ -44,7 +46,7 @@ class ClusterOperators:
 
     def start(self) -> None:
         for name, operator in self._operators.items():
-            self._resources.create(self._kind, {"metadata": {"name": name}, "spec": {}})
+            self._resources.create(self._kind, {"metadata": {"name": name, "annotations": dict(OF_RELEASE)}, "spec": {}})
             self._rest(operator, self._first)
         self._pool_watch.start()
         self._machine_os.start()

@@ -13,7 +13,7 @@ from ..guests import Guest, Guests, Volume
 from .common import Children, Cluster, decoded, milli
 from .kubevirt_client import FINAL_PHASES, Client, condition_of, is_deleting, phase_of, set_phase, set_vmi_condition
 from .kubevirt_config import eviction_strategy
-from .kubevirt_pod import DEFAULT_GRACE_SECONDS, claim_name
+from .kubevirt_pod import DEFAULT_GRACE_SECONDS, claim_name, is_hotpluggable
 from .kubevirt_vmi import pod_of
 
 MOST_FACTS = 5  # the guest agent's reports that tell anything new
@@ -141,10 +141,13 @@ class VirtHandlers:
 
     @staticmethod
     def _name_devices(vmi: Object) -> None:
-        """In the order of its disks, on each bus from a on."""
+        """In the order of its disks, on each bus from a on. What is plugged in later has its name then."""
         letters: dict[str, Iterator[str]] = {}
         targets = {}
+        later = {each["name"] for each in vmi["spec"].get("volumes") or () if is_hotpluggable(each)}
         for disk in vmi["spec"]["domain"].get("devices", {}).get("disks") or ():
+            if disk["name"] in later:
+                continue
             bus = (disk.get("disk") or disk.get("cdrom") or disk.get("lun") or {}).get("bus", "virtio")
             prefix = "vd" if bus == "virtio" else "sd"
             targets[disk["name"]] = prefix + next(letters.setdefault(prefix, itertools.cycle(string.ascii_lowercase)))

@@ -164,6 +164,8 @@ def _volumes(spec: Object, claims: dict[str, Object]) -> tuple[list[Object], lis
     for number, volume in enumerate(spec.get("volumes") or ()):
         name = volume["name"]
         claim = claim_name(volume)
+        if is_hotpluggable(volume):
+            continue
         if claim:
             volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
             if claims.get(claim, {}).get("spec", {}).get("volumeMode") == "Block":
@@ -181,6 +183,11 @@ def _volumes(spec: Object, claims: dict[str, Object]) -> tuple[list[Object], lis
                          "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
                          "volumeMounts": [{"mountPath": "/container-disk-binary", "name": "virt-bin-share-dir"}]})
     return devices, mounts, volumes, init
+
+
+def is_hotpluggable(volume: Object) -> bool:
+    """Whether it is plugged into the running guest, by another pod than its launcher."""
+    return any(bool((volume.get(key) or {}).get("hotpluggable")) for key in ("dataVolume", "persistentVolumeClaim"))
 
 
 def claim_name(volume: Object) -> str | None:

@@ -265,12 +265,7 @@ class VirtualMachineInstances:
         found: Object = {"name": volume["name"], "target": ""}
         claim = self._claims_of(vmi).get(claim_name(volume) or "")
         if claim is not None:
-            spec = claim["spec"]
-            found["persistentVolumeClaimInfo"] = {
-                "claimName": claim["metadata"]["name"], "accessModes": spec.get("accessModes") or [],
-                "volumeMode": spec.get("volumeMode", "Filesystem"), "filesystemOverhead": "0.055",
-                "requests": (spec.get("resources") or {}).get("requests") or {},
-                "capacity": claim.get("status", {}).get("capacity") or {}}
+            found["persistentVolumeClaimInfo"] = claim_info(claim)
         return found
 
     def _write_ready(self, vmi: Object, pod: Object, now: str) -> None:
@@ -285,6 +280,15 @@ class VirtualMachineInstances:
             set_vmi_condition(status, "Ready", "False", now, pod_ready.get("reason", "PodConditionMissing"), pod_ready.get("message", ""), probed=True)
         else:
             set_vmi_condition(status, "Ready", "False", now, "PodConditionMissing", "virt-launcher pod is missing the Ready condition", probed=True)
+
+
+def claim_info(claim: Object) -> Object:
+    """What a VMI's status says of the claim behind a volume."""
+    spec = claim["spec"]
+    return {"claimName": claim["metadata"]["name"], "accessModes": spec.get("accessModes") or [],
+            "volumeMode": spec.get("volumeMode", "Filesystem"), "filesystemOverhead": "0.055",
+            "requests": (spec.get("resources") or {}).get("requests") or {},
+            "capacity": claim.get("status", {}).get("capacity") or {}}
 
 
 def containers_ready(pod: Object) -> bool:

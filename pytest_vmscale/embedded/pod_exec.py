@@ -1,13 +1,13 @@
-"""The exec subresource of pods: commands in containers, as far as the guests' shell knows them, and a launcher's virsh."""
+"""The exec and attach subresources of pods: commands in containers, as far as the guests' shell knows them, and a launcher's virsh."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
-from .api import errors
 from .api.errors import ApiError
 from .api.server import ApiServer
 from .api.store import Object
@@ -29,9 +29,9 @@ NO_SUCH_PROGRAM = 255  # what CRI-O's runtime ends with
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Wanted:
-    """PodExecOptions."""
+    """PodExecOptions, or PodAttachOptions and what the container was started with."""
 
     container: str
     command: list[str]
@@ -54,22 +54,59 @@ class Live(list[str]):
             self._send(text)
 
 
+@dataclass(eq=False)
+class Container(Guest):
+    """A container as its shell finds it: a machine of its own, on its node's kernel."""
+
+    pod: str = ""
+    kernel: str = ""
+
+    @property
+    def os_info(self) -> dict[str, str]:
+        return {**super().os_info, "kernelRelease": self.kernel}
+
+
 class PodExec:
-    """Serves .../pods/NAME/exec."""
+    """Serves .../pods/NAME/exec and .../attach."""
 
     def __init__(self, cluster: Cluster, guests: Guests) -> None:
         self._cluster, self._resources, self._clock, self._guests = cluster, cluster.resources, cluster.clock, guests
         self._pods, self._vmis = self._resources.kind("pods"), self._resources.kind("virtualmachineinstances.kubevirt.io")
-        self._insides: dict[str, Guest] = {}  # by the container's id: what was written there stays while it runs
+        self._nodes, self._check_seconds = self._resources.kind("nodes"), cluster.timing.kubernetes.log_check_seconds
+        self._insides: dict[str, Container] = {}  # by the container's id: what was written there stays while it runs
 
     def serve(self, server: ApiServer) -> None:
-        server.add_subresource("", "v1", "pods", "exec", {"GET", "POST"}, self.handle, discovery={"kind": "PodExecOptions"})
+        for name, handler in (("exec", self.exec), ("attach", self.attach)):
+            server.add_subresource("", "v1", "pods", name, {"GET", "POST"}, handler, discovery={"kind": f"Pod{name.capitalize()}Options"})
 
-    async def handle(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
-        pod = self._resources.find(self._pods, namespace, name)
-        if pod is None:
-            raise errors.not_found("pods", "", name)
+    async def exec(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        pod = self._resources.get(self._pods, namespace, name)
         wanted = self._options(request, pod)
+        if not wanted.command:
+            raise ApiError(400, "you must specify at least one command for the container")
+        return await self._serve(request, pod, wanted, self._run)
+
+    async def attach(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
+        """To the container's first process. A shell that waits for somebody (oc debug makes one) is talked to, and ends the pod; any
+        other says nothing more, and is listened to until it has ended."""
+        pod = self._resources.get(self._pods, namespace, name)
+        wanted = self._options(request, pod)
+        spec = _spec_of(pod, wanted.container)
+        wanted.command = [*(spec.get("command") or ()), *(spec.get("args") or ())]
+
+        async def run(pod: Object, inside: Container, wanted: Wanted, session: Session) -> int:
+            if wanted.stdin and spec.get("stdin") and is_shell(wanted.command):
+                code = await self._run(pod, inside, wanted, session)
+                self._cluster.hosts.pod_exited(namespace, name, code)
+                return code
+            while (found := self._resources.find(self._pods, namespace, name)) is not None and self._running(found, wanted.container) is not None:
+                await self._clock.sleep(self._check_seconds)
+            return 0
+
+        return await self._serve(request, pod, wanted, run)
+
+    async def _serve(self, request: web.Request, pod: Object, wanted: Wanted, work: Callable[[Object, Container, Wanted, Session], Awaitable[int]]) -> web.StreamResponse:
+        name = pod["metadata"]["name"]
         node = pod["spec"].get("nodeName")
         if not node:
             raise ApiError(400, f"pod {name} does not have a host assigned")
@@ -81,7 +118,7 @@ class PodExec:
             raise ApiError(400, "Upgrade request required")
 
         async def run(session: Session) -> int:
-            return await self._run(pod, inside, wanted, session)
+            return await work(pod, inside, wanted, session)
 
         return await serve_websocket(request, run, stdin=wanted.stdin, tty=wanted.tty)
 
@@ -93,30 +130,37 @@ class PodExec:
             return query.get(name, "false").lower() not in ("false", "0")
 
         wanted = Wanted(container_of(pod, query.get("container", "")), query.getall("command", []), flag("stdin"), flag("tty"))
-        if not wanted.command:
-            raise ApiError(400, "you must specify at least one command for the container")
         if not (wanted.stdin or flag("stdout") or flag("stderr")):
             raise ApiError(400, "you must specify at least 1 of stdin, stdout, stderr")
         return wanted
 
-    def _inside(self, pod: Object, container: str) -> Guest:
-        """The container as its shell finds it. 500 if it does not run."""
+    @staticmethod
+    def _running(pod: Object, container: str) -> Object | None:
+        """The status of a container, if it runs."""
         statuses = (*(pod["status"].get("containerStatuses") or ()), *(pod["status"].get("initContainerStatuses") or ()))
-        status = next((each for each in statuses if each["name"] == container and "running" in each.get("state", {})), None)
+        return next((each for each in statuses if each["name"] == container and "running" in each.get("state", {})), None)
+
+    def _inside(self, pod: Object, container: str) -> Container:
+        """The container as its shell finds it. 500 if it does not run."""
+        status = self._running(pod, container)
         if status is None:
             raise ApiError(500, f'Internal error occurred: unable to upgrade connection: container not found ("{container}")', "InternalError")
         key = str(status["containerID"])
         if key not in self._insides:
-            self._insides = {each: inside for each, inside in self._insides.items() if self._resources.find(self._pods, inside.namespace, inside.name)}
+            self._insides = {each: inside for each, inside in self._insides.items() if self._resources.find(self._pods, inside.namespace, inside.pod)}
             meta, spec = pod["metadata"], pod["spec"]
-            self._insides[key] = Guest(meta["uid"], meta["namespace"], meta["name"], spec["nodeName"], "rhel", pod["status"].get("podIP", ""), Login(),
-                                       self._clock.parse(status["state"]["running"]["startedAt"]), machine=Machine(Disk(CONTAINER_DISK_BYTES, 0), None, False, False))
+            node = self._resources.get(self._nodes, "", spec["nodeName"])
+            hostname = spec["nodeName"] if spec.get("hostNetwork") else spec.get("hostname") or meta["name"]
+            self._insides[key] = Container(
+                meta["uid"], meta["namespace"], hostname, spec["nodeName"], "rhel", pod["status"].get("podIP", ""), Login(),
+                self._clock.parse(status["state"]["running"]["startedAt"]), machine=Machine(Disk(CONTAINER_DISK_BYTES, 0), None, False, False),
+                pod=meta["name"], kernel=node["status"]["nodeInfo"]["kernelVersion"])
         return self._insides[key]
 
-    async def _run(self, pod: Object, inside: Guest, wanted: Wanted, session: Session) -> int:
+    async def _run(self, pod: Object, inside: Container, wanted: Wanted, session: Session) -> int:
         shell = self._shell(pod, inside, wanted.container)
         program = wanted.command[0].rpartition("/")[2]
-        if program in SHELLS and all(each.startswith("-") and each != "-c" for each in wanted.command[1:]) and wanted.stdin:
+        if wanted.stdin and is_shell(wanted.command):
             return await self._interact(shell, session)
         streams = Streams(await session.read_all() if wanted.stdin and not session.tty else "", Live(session.out), Live(session.error))
         if program not in shell.commands:
@@ -133,8 +177,7 @@ class PodExec:
             commands["virsh"] = virsh_of(lambda: self._domain(pod))
         shell = Shell(inside, self._clock, "root", commands)
         shell.folder = "/"
-        spec = next(each for each in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())) if each["name"] == container)
-        given = {each["name"]: str(each.get("value", "")) for each in spec.get("env") or ()}
+        given = {each["name"]: str(each.get("value", "")) for each in _spec_of(pod, container).get("env") or ()}
         shell.variables.update({"PATH": PATH, "HOSTNAME": inside.name, **given})
         return shell
 
@@ -177,6 +220,19 @@ class PodExec:
         for text, write in ((out, session.out), (error, session.error)):
             if text:
                 write(text)
+
+
+def is_shell(command: list[str]) -> bool:
+    """Whether this is a shell that reads its commands: `sh`, `/bin/bash -i`, and `sh -c 'TERM=xterm /bin/sh'`, as oc rsh starts one."""
+    words = command
+    if len(command) == 3 and command[0].rpartition("/")[2] in SHELLS and command[1] == "-c":
+        words = [each for each in command[2].split() if "=" not in each]
+    return words[:1] != [] and words[0].rpartition("/")[2] in SHELLS and all(each.startswith("-") and each != "-c" for each in words[1:])
+
+
+def _spec_of(pod: Object, container: str) -> Object:
+    found: Object = next(each for each in (*pod["spec"]["containers"], *(pod["spec"].get("initContainers") or ())) if each["name"] == container)
+    return found
 
 
 def _typed(line: str, character: str, session: Session) -> str:

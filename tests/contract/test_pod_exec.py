@@ -48,9 +48,9 @@ class Ended:
         return next((int(cause["message"]) for cause in causes if cause["reason"] == "ExitCode"), 0 if self.status["status"] == "Success" else -1)
 
 
-def url(cluster: Cluster, name: str, *command: str, **options: Any) -> str:
+def url(cluster: Cluster, name: str, *command: str, what: str = "exec", **options: Any) -> str:
     query = [f"command={quote(word)}" for word in command] + [f"{key}={value}" for key, value in {"stdout": "true", "stderr": "true", **options}.items()]
-    return f"{cluster.path('pods', name)}/exec?{'&'.join(query)}"
+    return f"{cluster.path('pods', name)}/{what}?{'&'.join(query)}"
 
 
 def run(cluster: Cluster, name: str, *command: str, protocol: str = V4, sends: tuple[bytes, ...] = (), **options: Any) -> Ended:
@@ -181,3 +181,31 @@ def test_whoever_may_not(cluster: Cluster) -> None:
     other.token = token
     code, status = other.ask("POST", path)
     assert code == 403 and 'cannot create resource "pods/exec"' in status["message"]
+
+
+def test_the_shell_that_oc_rsh_starts(cluster: Cluster) -> None:
+    typed = (b"\x00echo $0 typed\r", b"\x00exit 3\r")
+    ended = run(cluster, "p", "/bin/sh", "-c", 'TERM="xterm" /bin/sh', sends=typed, stdin="true", tty="true")
+    assert "sh typed\r\n" in ended.out and ended.out.endswith("exit 3\r\n") and ended.code == 3
+
+
+def test_a_debug_pod_ends_with_its_shell(cluster: Cluster) -> None:
+    """What oc debug node/NAME makes and attaches to: a container on the node's network, with the node's kernel."""
+    node = "worker-000"
+    cluster.create("pods", {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "debug"}, "spec": {
+        "nodeName": node, "hostNetwork": True, "restartPolicy": "Never", "priorityClassName": "openshift-user-critical",
+        "containers": [{"name": "debug", "image": "tools", "command": ["/bin/sh"], "stdin": True, "stdinOnce": True, "tty": True}]}})
+    cluster.until(lambda: phase(cluster, "debug") == "Running")
+    ended = run(cluster, "debug", what="attach", sends=(b"\x00chroot /host\rhostname\runame -r\rexit\r",), stdin="true", tty="true")
+    kernel = cluster.ask("GET", f"/api/v1/nodes/{node}")[1]["status"]["nodeInfo"]["kernelVersion"]
+    assert f"{node}\r\n" in ended.out and f"{kernel}\r\n" in ended.out and ended.code == 0
+    cluster.until(lambda: phase(cluster, "debug") == "Succeeded")
+
+
+def test_who_attaches_to_what_says_nothing_waits_for_its_end(cluster: Cluster) -> None:
+    cluster.create("pods", pod("brief", "sleep 30"))
+    cluster.until(lambda: phase(cluster, "brief") == "Running")
+    ended = run(cluster, "brief", what="attach")
+    assert (ended.out, ended.code) == ("", 0) and phase(cluster, "brief") == "Succeeded"
+    assert cluster.ask("POST", url(cluster, "brief", what="attach"))[1]["message"] == (
+        'Internal error occurred: unable to upgrade connection: container not found ("c0")')

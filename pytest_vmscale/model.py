@@ -94,8 +94,8 @@ class Record:
     FIGURES: ClassVar[tuple[str, ...]] = ()
     # Numbers among the measurement's parameters that say how large it was: references may be given by them.
     SIZES: ClassVar[tuple[str, ...]] = ("vms",)
-    # Its times are stamps of the measuring machine's clock, which are late when it is busy. False: the guests measure them.
-    STAMPED: ClassVar[bool] = True
+    # Metrics that the guests measure themselves. All other times are stamps of the measuring machine's clock, late when it is busy.
+    BY_GUESTS: ClassVar[tuple[str, ...]] = ()
 
     namespace: str
     vm_name: str
@@ -189,7 +189,6 @@ class LatencyRecord(Record):
     """
 
     SIZES = ("vms", "nodes", "vms_per_node")
-    STAMPED = False
     LOADS = ("baseline", "workload")
     DIRECTIONS = ("read", "write")
     PHASES = ("baseline-read", "baseline-write", "workload-read", "workload-write")
@@ -203,6 +202,7 @@ class LatencyRecord(Record):
         "workload_read_p99_seconds",
         "workload_write_p99_seconds",
     )
+    BY_GUESTS = METRICS
 
     baseline_read_mean_seconds: float | None = None
     baseline_read_p50_seconds: float | None = None
@@ -254,6 +254,7 @@ class UpgradeRecord(Record):
     """
 
     METRICS = ("ssh_downtime_seconds", "io_baseline_mean_seconds", "io_upgrade_mean_seconds", "io_longest_stall_seconds")
+    BY_GUESTS = ("io_baseline_mean_seconds", "io_upgrade_mean_seconds", "io_longest_stall_seconds")
 
     ssh_downtime_seconds: float | None = None
     ssh_downtime_most_seconds: float | None = None
@@ -323,15 +324,14 @@ class MigrationLoadRecord(Record):
 
     STATES, LOADS, DIRECTIONS = ("still", "moving"), ("baseline", "workload"), ("read", "write")
     PHASES = tuple(f"{state}-{load}-{direction}" for state in ("still", "moving") for load in ("baseline", "workload") for direction in ("read", "write"))
-    METRICS = (
+    BY_GUESTS = (
         "still_workload_read_mean_seconds",
         "moving_workload_read_mean_seconds",
         "still_workload_write_mean_seconds",
         "moving_workload_write_mean_seconds",
         "longest_gap_seconds",
-        "migration_baseline_seconds",
-        "migration_workload_seconds",
     )
+    METRICS = (*BY_GUESTS, "migration_baseline_seconds", "migration_workload_seconds")
 
     still_baseline_read_mean_seconds: float | None = None
     still_baseline_write_mean_seconds: float | None = None

@@ -21,7 +21,7 @@ from .fillers import Fillers, FillerWatch
 from .migration_checks import Limits, budgets_of, look
 from .movements import Movements
 from .nodes import NodeRecord, NodeWatch
-from .outcome import gaps, tell_progress, why_cut_short
+from .outcome import gaps, object_skew, tell_progress, why_cut_short
 from .triggers import Trigger
 
 SCENARIO, VERSION = "migration", "1.0.0"
@@ -257,6 +257,7 @@ class _Work:
             "most_from_one_node": moves.most_from_node,
             "in_flight": [[round(self._at(stamp.at), 2), active, waiting] for stamp, active, waiting in moves.in_flight],
             "failed_migrations": sum(len(each.failures) for each in records),
+            "object_skew_seconds": object_skew(records),
             "moved_again": sum(each.migrations + each.restarts > 1 for each in records),
             "nodes": [_node_data(each) for each in nodes],
             "pool": None if pool is None or self.area.pool is None else self._pool(self.area.pool),

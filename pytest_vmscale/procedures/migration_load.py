@@ -23,7 +23,7 @@ from ..model import Fleet, Guest, Measurement, MigrationLoadRecord, Record, Stat
 from .latency import ACHIEVED_SHARE, FETCH_SECONDS, Progress, doing, stop_at_once
 from .migration_checks import Limits
 from .movements import ENDED, STARTED, Attempt, Movements
-from .outcome import gaps, why_cut_short
+from .outcome import gaps, skew, why_cut_short
 
 SCENARIO, VERSION = "migration-latency", "1.0.0"
 GAP_SECONDS = 10  # between two runs of one load
@@ -262,6 +262,7 @@ class _Work:
             "in_flight": [[round(stamp.at - zero, 2), active, waiting] for stamp, active, waiting in self.movements.in_flight],
             "failed_migrations": sum(len(each.failures) for each in records),
             "refused": len(self.refused),
+            "object_skew_seconds": skew(each.at - each.object_epoch for attempt in attempts for each in attempt.steps.values() if each.object_epoch is not None),
         }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from ..clock import Clock
 from ..cluster.watch import Blind, Watch
-from ..model import Gap, Record
+from ..model import Gap, Record, Sample
 
 T = TypeVar("T")
 PROGRESS_WALL_SECONDS = 0.5
@@ -47,10 +47,18 @@ def request_retries(records: Iterable[Record]) -> dict[str, int]:
     return found
 
 
-def object_skew(records: Sequence[Record]) -> dict[str, float] | None:
+def object_skew(records: Iterable[Record]) -> dict[str, float] | None:
     """Arrivals against the objects' own timestamps, in seconds; None if none could be laid beside an arrival."""
-    skews = [m.seconds - m.object_seconds for r in records for m in r.timeline if m.object_seconds is not None and not m.upper_bound]
-    return {"min": min(skews), "mean": sum(skews) / len(skews), "max": max(skews), "count": len(skews)} if skews else None
+    return skew(m.seconds - m.object_seconds for r in records for m in r.timeline if m.object_seconds is not None and not m.upper_bound)
+
+
+def skew(differences: Iterable[float]) -> dict[str, float] | None:
+    """What there is to say of them, in seconds; None if there are none."""
+    found = Sample(differences)
+    if not found.size:
+        return None
+    told = {f"p{percent}": found.percentile(percent) or 0.0 for percent in (5, 95)}
+    return {"min": found.measured[0], "mean": found.mean or 0.0, "max": found.measured[-1], **told, "count": found.size}
 
 
 def upper_bounds(records: Iterable[Record]) -> int:

@@ -185,8 +185,28 @@ def test_a_vm_in_a_namespace_with_defaults(cluster: Namespace) -> None:
     ({"type": "Pod", "default": {"cpu": "1"}}, "spec.limits[0].default", "Forbidden: may not be specified when `type` is 'Pod'"),
     ({"type": "PersistentVolumeClaim", "max": {"cpu": "1"}}, "spec.limits[0].limits",
      "Required value: either minimum or maximum storage value is required, but neither was provided"),
+    ({"type": "Other"}, "spec.limits[0].type", 'Invalid value: "Other": must be a standard limit type or fully qualified'),
+    ({"type": "Container", "min": {"cpu": "2"}, "max": {"cpu": "1"}}, "spec.limits[0].default[cpu]", 'Invalid value: "2": min value 2 is greater than default value 1'),
 ])
 def test_limit_ranges_that_contradict_themselves(cluster: Namespace, item: dict[str, Any], field: str, message: str) -> None:
     code, answer = cluster.ask("POST", cluster.path("limitranges"), {"metadata": {"name": "l"}, "spec": {"limits": [item]}})
     assert code == 422
     assert (field, message) in [(each["field"], each["message"]) for each in answer["details"]["causes"]]
+
+
+@pytest.mark.parametrize("spec, field, message", [
+    ({"hard": {"foo": "1"}}, "spec.hard[foo]", 'Invalid value: "foo": must be a standard resource for quota'),
+    ({"hard": {"pods": "-1"}}, "spec.hard[pods]", 'Invalid value: "-1": must be greater than or equal to 0'),
+    ({"hard": {"pods": "1"}, "scopes": ["Foo"]}, "spec.scopes", 'Invalid value: ["Foo"]: unsupported scope'),
+    ({"hard": {"services": "1"}, "scopes": ["BestEffort"]}, "spec.scopes", 'Invalid value: ["BestEffort"]: unsupported scope applied to resource'),
+])
+def test_quotas_of_nothing(cluster: Namespace, spec: dict[str, Any], field: str, message: str) -> None:
+    code, answer = cluster.ask("POST", cluster.path("resourcequotas"), {"metadata": {"name": "q"}, "spec": spec})
+    assert code == 422
+    assert (field, message) in [(each["field"], each["message"]) for each in answer["details"]["causes"]]
+
+
+def test_the_scope_of_a_quota_stays(cluster: Namespace) -> None:
+    cluster.quota({"pods": "1"})
+    code, answer = cluster.ask("PATCH", cluster.path("resourcequotas", "q"), {"spec": {"scopes": ["BestEffort"]}}, content="application/merge-patch+json")
+    assert (code, answer["details"]["causes"][0]["message"]) == (422, 'Invalid value: ["BestEffort"]: field is immutable')

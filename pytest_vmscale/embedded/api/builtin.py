@@ -106,6 +106,8 @@ def _added(type_name: str, field: str, node: Node, description: str) -> Node:
         changes["list_type"] = "set"
     if field in add["atomic_fields"].get(type_name, ()):
         changes["atomic"] = True
+    if field in add["nullable"].get(type_name, ()):
+        changes["nullable"] = True
     enum, default = add["enums"].get(type_name, {}).get(field), add["defaults"].get(type_name, {}).get(field, MISSING)
     if enum:
         changes["enum"] = enum

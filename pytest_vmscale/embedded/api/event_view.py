@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from .errors import Cause
+import orjson
+
+from .errors import ApiError, Cause
 from .metadata import qualified_problem
+from .selectors import field_terms
 from .store import Object
 
 API_VERSION = "events.k8s.io/v1"
@@ -27,13 +30,25 @@ def to_core(obj: Object) -> None:
 
 
 def field_selector(text: str) -> str:
-    """A field selector in the core group's words."""
+    """A field selector in the core group's words. ApiError 400 for the core group's names, which are none here."""
+    for path, _, _ in field_terms(text):
+        if path.startswith("involvedObject.") or path in NAMES:
+            raise ApiError(400, f"field label not supported: {path}")
     return text.replace("regarding.", "involvedObject.").replace("reportingController", "reportingComponent")
+
+
+def core_causes(event: Object, old: Object | None) -> list[Cause]:
+    """What is wrong with any event: it lies in the namespace of what it is about; what has none has its events in `default`."""
+    namespace, about = event["metadata"].get("namespace", ""), (event.get("involvedObject") or {}).get("namespace") or ""
+    elsewhere = namespace != "default" if not about else about != namespace and not event.get("eventTime")
+    if old is None and elsewhere:
+        return [Cause("involvedObject.namespace", f'Invalid value: "{about}": does not match event.namespace')]
+    return []
 
 
 def causes(event: Object) -> list[Cause]:
     """What is wrong with a new event of this group, in the core group's words: here it must say who did what, and when."""
-    found = [Cause(name, "Required value", "FieldValueRequired") for name in ("eventTime",) if not event.get(name)]
+    found = [Cause("eventTime", "Required value", "FieldValueRequired")] if not event.get("eventTime") else []
     controller = event.get("reportingComponent") or ""
     if not controller:
         found.append(Cause("reportingController", "Required value", "FieldValueRequired"))
@@ -42,4 +57,12 @@ def causes(event: Object) -> list[Cause]:
     found += [Cause(name, "Required value", "FieldValueRequired") for name in ("reportingInstance", "action", "reason") if not event.get(name)]
     if event.get("type") not in ("Normal", "Warning"):
         found.append(Cause("type", f'Invalid value: "": has invalid value: {event.get("type") or ""}'))
-    return found
+    return found + [Cause(name, 'Invalid value: "": needs to be unset') for name in ("firstTimestamp", "lastTimestamp", "count", "source") if event.get(name)]
+
+
+def update_causes(old: Object, new: Object) -> list[Cause]:
+    """Of an event of this group only the series can change."""
+    names = ("involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp", "count", "type", "eventTime", "action", "related",
+             "reportingComponent", "reportingInstance")
+    return [Cause(NAMES[name] if name == "reportingComponent" else name, f"Invalid value: {orjson.dumps(new.get(name)).decode()}: field is immutable")
+            for name in names if (new.get(name) or None) != (old.get(name) or None)]

@@ -13,6 +13,7 @@ from zoneinfo import available_timezones
 
 import orjson
 
+from . import event_view, limit_rules
 from .cron import Schedule
 from .errors import Cause
 from .kinds import Kind
@@ -99,8 +100,7 @@ def default_after(kind: Kind, obj: Object) -> None:
                 if not port.get("nodePort"):
                     port["nodePort"] = _node_port(obj["metadata"], port)
     elif name == "limitranges":
-        for item in spec.get("limits") or ():
-            _default_limits(item)
+        limit_rules.default(spec)
     elif kind.group == "rbac.authorization.k8s.io":
         for subject in obj.get("subjects") or ():
             if subject.get("kind") in ("User", "Group"):
@@ -117,16 +117,6 @@ def _node_port(meta: Object, port: Object) -> int:
     """Likewise a port of the nodes, for each of the service's own."""
     digest = hashlib.sha256(f"{meta.get('namespace', '')}/{meta.get('name', '')}:{port.get('port')}/{port.get('protocol')}".encode()).digest()
     return NODE_PORTS[int.from_bytes(digest[:4], "big") % len(NODE_PORTS)]
-
-
-def _default_limits(item: Object) -> None:
-    """For containers: what is not limited by default may have the most, and what asks for nothing asks for its limit, else the least."""
-    if item.get("type") != "Container":
-        return
-    for target, sources in (("default", ("max",)), ("defaultRequest", ("default", "min"))):
-        for source in sources:
-            for resource, amount in (item.get(source) or {}).items():
-                item.setdefault(target, {}).setdefault(resource, amount)
 
 
 def _pod_specs(name: str, obj: Object) -> Iterator[Object]:
@@ -393,41 +383,6 @@ def _budget(obj: Object, old: Object | None) -> list[Cause]:
     return []
 
 
-def _limit_range(obj: Object, old: Object | None) -> list[Cause]:
-    found, types = [], set()
-    for index, item in enumerate((obj.get("spec") or {}).get("limits") or ()):
-        here = f"spec.limits[{index}]"
-        if item["type"] in types:
-            found.append(Cause(f"{here}.type", f"Duplicate value: {_json(item['type'])}", "FieldValueDuplicate"))
-        types.add(item["type"])
-        if item["type"] == "Pod":
-            found += [Cause(f"{here}.{key}", "Forbidden: may not be specified when `type` is 'Pod'", "FieldValueForbidden")
-                      for key in ("default", "defaultRequest") if item.get(key)]
-        if item["type"] == "PersistentVolumeClaim" and not any("storage" in (item.get(key) or {}) for key in ("min", "max")):
-            found.append(Cause(f"{here}.limits", "Required value: either minimum or maximum storage value is required, but neither was provided", "FieldValueRequired"))
-        found += _limit_causes(item, here)
-    return found
-
-
-def _limit_causes(item: Object, here: str) -> list[Cause]:
-    """Amounts that contradict each other: the first of a pair is what must not be greater."""
-    pairs = (("min", "max", "min", "min value", "max value"), ("min", "defaultRequest", "defaultRequest", "min value", "default request value"),
-             ("defaultRequest", "max", "defaultRequest", "default request value", "max value"),
-             ("defaultRequest", "default", "defaultRequest", "default request value", "default limit value"),
-             ("min", "default", "default", "min value", "default value"), ("default", "max", "default", "default value", "max value"))
-    found = []
-    for resource in sorted({name for key in ("min", "max", "default", "defaultRequest", "maxLimitRequestRatio") for name in item.get(key) or ()}):
-        for less, more, field, less_words, more_words in pairs:
-            one, other = (item.get(less) or {}).get(resource), (item.get(more) or {}).get(resource)
-            if one is not None and other is not None and quantity(one) > quantity(other):
-                value = (item.get(field) or {})[resource]
-                found.append(Cause(f"{here}.{field}[{resource}]", f"Invalid value: {_json(str(value))}: {less_words} {one} is greater than {more_words} {other}"))
-        ratio = (item.get("maxLimitRequestRatio") or {}).get(resource)
-        if ratio is not None and quantity(ratio) < 1:
-            found.append(Cause(f"{here}.maxLimitRequestRatio[{resource}]", f"Invalid value: {_json(str(ratio))}: ratio {ratio} is less than 1"))
-    return found
-
-
 def _storage_class(obj: Object, old: Object | None) -> list[Cause]:
     if old is None:
         return []
@@ -458,6 +413,7 @@ CHECKS: dict[str, Callable[[Object, Object | None], list[Cause]]] = {
                                                                      "services": _service,
     "deployments.apps": _workload, "replicasets.apps": _workload, "statefulsets.apps": _workload, "daemonsets.apps": _workload,
                                                                      "jobs.batch": _job, "cronjobs.batch": _cron_job,
-    "limitranges": _limit_range, "poddisruptionbudgets.policy": _budget, "storageclasses.storage.k8s.io": _storage_class,
+    "limitranges": limit_rules.limit_range, "resourcequotas": limit_rules.quota, "events": event_view.core_causes,
+    "poddisruptionbudgets.policy": _budget, "storageclasses.storage.k8s.io": _storage_class,
                                                                      "rolebindings.rbac.authorization.k8s.io": _role_binding,
     "clusterrolebindings.rbac.authorization.k8s.io": _role_binding}

@@ -103,6 +103,7 @@ class Cluster:
         self.guests = Guests(self.clock, self.timing.guests, self.faults, self.truth, seed, self.sshd, self.pool)
         self.server = ApiServer(self.resources, self.clock, admin_token=state.token, faults=self.faults)
         self.virt_api = VirtApi(self, self.guests)
+        self.pod_exec = PodExec(self, self.guests)
         self.virt_controller = Client(self, "virtualmachine-controller", self.timing.virt_controller)
         vmis = VirtualMachineInstances(self, self.virt_controller)
         handlers = VirtHandlers(self, self.guests, vmis.launchers)
@@ -126,7 +127,7 @@ class Cluster:
             if setup:
                 setup(self.server)
         self.virt_api.serve(self.server)
-        PodExec(self, self.guests).serve(self.server)
+        self.pod_exec.serve(self.server)
         vms = self.resources.kind("virtualmachines.kubevirt.io")
         self.server.add_admission(vms, admit_vm)
         self.server.add_admission(vms, admit_clones(self.resources, self.server.authorizer))
@@ -154,6 +155,7 @@ class Cluster:
             await controller.stop()
         await self.virt_controller.stop()
         await self.virt_api.stop_clients()
+        await self.pod_exec.stop()
         await self.sshd.stop()
         self.truth.close()
 

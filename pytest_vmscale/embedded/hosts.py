@@ -10,11 +10,14 @@ from collections.abc import Callable
 
 
 class Hosts:
-    """`machines` names all that exist, `down` those without power (or rebooting)."""
+    """`machines` names all that exist, `down` those without power (or rebooting).
+
+    `said` is what programs that really ran in containers wrote, by the container's id: moments of cluster time, and lines."""
 
     def __init__(self) -> None:
         self.machines: set[str] = set()
         self.down: set[str] = set()
+        self.said: dict[str, list[tuple[float, str]]] = {}
         self._power_listeners: list[Callable[[str, bool], None]] = []
         self._exit_listeners: list[Callable[[str, str, int], None]] = []
 

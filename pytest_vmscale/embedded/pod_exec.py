@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,20 +11,21 @@ from aiohttp import web
 
 from .api.errors import ApiError
 from .api.server import ApiServer
-from .api.store import Object
-from .controllers.common import Cluster, controller_of
+from .api.store import Change, Object
+from .controllers.common import Cluster, controller_of, decoded
 from .controllers.pod_logs import container_of
 from .controllers.pods import is_launcher
 from .disk import Disk
 from .guest_ssh import Login
 from .guests import GIB, Guest, Guests
 from .machine import Machine
-from .remote_command import Session, serve_websocket, wants_websocket
+from .remote_command import STDOUT, Session, serve_websocket, wants_websocket
 from .shell import Shell
 from .shell_commands import COMMANDS, Exit, Streams
 from .virsh import Domain, virsh_of
 
 SHELLS = ("sh", "bash")
+DEBUGGED = b'"debug.openshift.io/source-resource"'  # on the pods that oc debug makes
 CONTAINER_DISK_BYTES = 10 * GIB
 NO_SUCH_PROGRAM = 255  # what CRI-O's runtime ends with
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -73,11 +75,48 @@ class PodExec:
         self._cluster, self._resources, self._clock, self._guests = cluster, cluster.resources, cluster.clock, guests
         self._pods, self._vmis = self._resources.kind("pods"), self._resources.kind("virtualmachineinstances.kubevirt.io")
         self._nodes, self._check_seconds = self._resources.kind("nodes"), cluster.timing.kubernetes.log_check_seconds
+        self._debugging: set[asyncio.Task[None]] = set()
         self._insides: dict[str, Container] = {}  # by the container's id: what was written there stays while it runs
 
     def serve(self, server: ApiServer) -> None:
         for name, handler in (("exec", self.exec), ("attach", self.attach)):
             server.add_subresource("", "v1", "pods", name, {"GET", "POST"}, handler, discovery={"kind": f"Pod{name.capitalize()}Options"})
+
+        self._resources.watch(self._pods, self._changed)
+
+    async def stop(self) -> None:
+        for task in tuple(self._debugging):
+            task.cancel()
+        await asyncio.gather(*self._debugging, return_exceptions=True)
+
+    # What oc debug is to run runs when its container starts; its output is the container's log.
+
+    def _changed(self, change: Change) -> None:
+        if change.type == "DELETED" or DEBUGGED not in change.new.raw:
+            return
+        pod = decoded(change.new)
+        for status in pod.get("status", {}).get("containerStatuses") or ():
+            spec = _spec_of(pod, status["name"])
+            said = self._cluster.hosts.said
+            if "running" in status.get("state", {}) and not spec.get("stdin") and spec.get("command", [])[:1] != ["sleep"] and status["containerID"] not in said:
+                said[status["containerID"]] = []
+                task = asyncio.create_task(self._debug(pod, status["name"], said[status["containerID"]]), name="oc debug")
+                self._debugging.add(task)
+                task.add_done_callback(self._debugging.discard)
+
+    async def _debug(self, pod: Object, container: str, said: list[tuple[float, str]]) -> None:
+        spec, text = _spec_of(pod, container), ""
+
+        def write(channel: int, data: bytes) -> None:
+            nonlocal text
+            *lines, text = (text + data.decode(errors="replace")).split("\n")
+            said.extend((self._clock.now(), line) for line in lines)
+
+        wanted = Wanted(container, [*(spec.get("command") or ()), *(spec.get("args") or ())], stdin=False, tty=False)
+        code = await self._run(pod, self._inside(pod, container), wanted, Session(write))
+        if text:
+            write(STDOUT, b"\n")
+        self._cluster.hosts.pod_exited(pod["metadata"]["namespace"], pod["metadata"]["name"], code)
 
     async def exec(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
         pod = self._resources.get(self._pods, namespace, name)

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from .test_kubevirt import Cluster, fresh, started, vm
-from .test_pod_logs import phase, pod
+from .test_pod_logs import log, phase, pod
 
 V4, V5 = "v4.channel.k8s.io", "v5.channel.k8s.io"
 STDIN, STDOUT, STDERR, ERROR, CLOSE = b"\0", b"\1", b"\2", b"\3", b"\xff"
@@ -200,6 +200,18 @@ def test_a_debug_pod_ends_with_its_shell(cluster: Cluster) -> None:
     kernel = cluster.ask("GET", f"/api/v1/nodes/{node}")[1]["status"]["nodeInfo"]["kernelVersion"]
     assert f"{node}\r\n" in ended.out and f"{kernel}\r\n" in ended.out and ended.code == 0
     cluster.until(lambda: phase(cluster, "debug") == "Succeeded")
+
+
+def test_a_debug_pod_runs_its_command_and_logs_what_it_says(cluster: Cluster) -> None:
+    """oc debug node/NAME -- COMMAND"""
+    made = pod("command", "unused")
+    made["metadata"]["annotations"] = {"debug.openshift.io/source-resource": "/v1, Resource=nodes/worker-000"}
+    made["spec"]["containers"][0]["command"] = ["chroot", "/host", "sh", "-c", "echo here; nonsense; exit 4"]
+    cluster.create("pods", made)
+    cluster.until(lambda: phase(cluster, "command") == "Failed")
+    (status,) = cluster.get("pods", "command")["status"]["containerStatuses"]
+    assert status["state"]["terminated"]["exitCode"] == 4
+    assert log(cluster, "command") == (200, "here\nsh: nonsense: command not found\n")
 
 
 def test_who_attaches_to_what_says_nothing_waits_for_its_end(cluster: Cluster) -> None:

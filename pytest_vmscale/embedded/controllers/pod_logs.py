@@ -150,6 +150,9 @@ class PodLogs:
     def _lines(self, pod: Object, name: str, began: float) -> list[Line]:
         if is_launcher(pod) and name == "compute":
             return [(at, _kubevirt("virt-launcher", text, self._stamp(at))) for at, text in self._launcher(pod, began)]
+        said = self._cluster.hosts.said.get(status_of(pod, name).get("containerID", ""))
+        if said is not None:
+            return list(said)
         if name in STARTING:
             return [(began + after, _kubevirt(name, text, self._stamp(began + after))) for after, text in STARTING[name]]
         spec = pod["spec"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from .settings import Settings
 
-# option, default, help. Those in INI_TWINS may be set in the ini file as vmscale_<name>.
+# option, default, help. Those in INI_TWINS may be set in the ini file as vmscale_<name>. The help of what is for one suite alone begins with
+# its name: where no test of it is selected, such an option is refused.
 OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     (
         "--cluster",
@@ -23,7 +24,7 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ),
     ("--kubeconfig", None, "kubeconfig of the cluster to test"),
     ("--context", None, "the kubeconfig's context to use (default: its current one)"),
-    ("--vms", "100", "how many VMs, or a sweep: 100,500,1000"),
+    ("--vms", "100", "how many VMs, or a sweep: 100,500,1000 (latency has --nodes and --vms-per-node for it)"),
     (
         "--vm-mix",
         None,
@@ -55,6 +56,7 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ),
     ("--migration-pods", None, "migration: idle pods beside the VMs in the zone, evicted with them (default: 7 for each VM; none with vmim)"),
     ("--parallel-migrations", "20", "migration: live migrations at once on the cluster, set in HyperConverged and put back"),
+    ("--outbound-migrations", "4", "migration: live migrations at once from each node, set in HyperConverged and put back"),
     (
         "--upgrade-to",
         None,
@@ -67,13 +69,12 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ),
     ("--upgrade-image", None, "upgrade: the release image instead of one that is offered, or one for each version; by digest"),
     ("--upgrade-load-share", "50", "upgrade: percent of the VMs in which fio runs meanwhile (4 KiB, 100 IOPS each)"),
-    ("--outbound-migrations", "4", "migration: live migrations at once from each node, set in HyperConverged and put back"),
     (
         "--vmscale-config",
         None,
         "what belongs to the site: images, storage, network, SSH (default: vmscale.yaml beside the ini file, if there is one)",
     ),
-    ("--deadline", None, "give a scenario up after this much cluster time, e.g. 30m (default: three times its SLO, or what the SLO profile says)"),
+    ("--deadline", None, "give a measurement up after this much cluster time, e.g. 30m (default: from the scenario's limits; --plan tells)"),
     ("--provision-deadline", "4h", "give provisioning up after this much cluster time"),
     ("--ssh-interval", "2", "seconds of cluster time between two probes of a guest"),
     ("--ssh-via", None, "how guests are reached: direct, jump or port-forward (default: vmscale.yaml's ssh.via, else direct)"),
@@ -98,6 +99,7 @@ OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     ("--sim-profile", "reference", "embedded cluster: name or file of the timing profile"),
     ("--sim-seed", "0", "embedded cluster: seed of everything random, for a repeatable run"),
 )
+SUITES = ("deployment", "bootstorm", "latency", "migration", "upgrade")  # as they are marked
 # What --baseline-allow takes: the keys of slo.baseline.ALLOWANCES, and `missing`.
 ALLOWED = ("version", "kind", "vms", "mix", "rate", "storage", "shape", "parameters", "missing")
 INI_TWINS = {
@@ -129,7 +131,7 @@ LISTS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "--sim-fault",
-        "NAME=VALUE",
+        "NAME=VALUE|FILE",
         "embedded cluster: make something go wrong; or a YAML plan of faults with times",
     ),
 )
@@ -367,6 +369,16 @@ def check_options_that_would_do_nothing(config: pytest.Config, found: Settings) 
         raise SettingsError("--vm-mix: the fleet that --reuse-fleet names has its own mix")
 
 
+def check_suites(config: pytest.Config, selected: Collection[str]) -> None:
+    """What is asked of a suite that does not run is refused, too. `selected`: the suites of which tests are selected; none is no run. SettingsError."""
+    from .settings import SettingsError
+
+    for option, text in (*((option, text) for option, _, text in OPTIONS), *SWITCHES):
+        suite, colon, _ = text.partition(": ")
+        if colon and suite in SUITES and selected and suite not in selected and config.getoption(_dest(option)):
+            raise SettingsError(f"{option}: is for the {suite} suite, of which no test is selected")
+
+
 def check_files(found: Settings) -> None:
     """The files that a run will need, and the folder that it will write to. SettingsError."""
     from .settings import SettingsError
@@ -387,9 +399,33 @@ def check_files(found: Settings) -> None:
         )
     if found.results.exists():
         raise SettingsError(f"--run-id {found.run_id}: {found.results} has the results of a run of this name; give another")
-    folder = next(each for each in found.results.absolute().parents if each.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
-        raise SettingsError(f"--results-dir {found.results_dir}: {folder} is no folder that can be written to")
+    _check_folder("--results-dir", found.results_dir, found.results_dir)
+
+
+def check_reports(config: pytest.Config) -> None:
+    """Where pytest and Allure are to write: that they cannot would show only after hours of measuring. SettingsError."""
+    from .settings import SettingsError
+
+    if allure := config.getoption("allure_report_dir", None):
+        _check_folder("--alluredir", allure, Path(allure))
+    if junit := config.getoption("xmlpath", None):
+        _check_folder("--junitxml", junit, Path(junit).parent)
+        if Path(junit).exists() and not os.access(junit, os.W_OK):
+            raise SettingsError(f"--junitxml {junit}: cannot be written to")
+
+
+def _check_folder(option: str, given: str | Path, folder: Path) -> None:
+    """That files can be made in it; if it is not there yet, in what it will be made in. SettingsError."""
+    import tempfile
+
+    from .settings import SettingsError
+
+    folder = folder.expanduser().absolute()
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()  # os.access would tell root that it may write to /proc
+    except OSError:
+        raise SettingsError(f"{option} {given}: {there} is no folder that can be written to") from None
 
 
 LOOPBACK_ADDRESSES = 65_000  # the embedded cluster gives each guest an address of one 127.x.0.0/16

@@ -30,10 +30,10 @@ MARKERS = {
     "comparison": "compares what was measured with --baseline",
     "disruptive": "reboots nodes, edits cluster-scoped objects or upgrades: needs --allow-disruptive on a real cluster",
 }
-SCENARIOS = tuple(name for name in MARKERS if name not in ("sweep", "own_objective", "comparison", "disruptive"))
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 BEFORE: pytest.StashKey[list[pytest.Item]] = pytest.StashKey()  # what is selected, before --last-failed takes its choice
 FROM_WORKERS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+REFUSED: pytest.StashKey[str] = pytest.StashKey()  # what is wrong with the options, by the word of xdist's workers
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,6 +82,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if not hasattr(config, "workerinput"):
             options.check_simulation(settings)
             options.check_files(settings)
+            options.check_reports(config)
     except (SettingsError, ClusterError) as error:
         raise pytest.UsageError(str(error)) from None
     except ProfileError as error:
@@ -92,8 +93,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def scenarios(items: list[pytest.Item]) -> list[str]:
     """The scenarios that these items belong to, by their markers; one that has the markers of two suites: "latency and migration"."""
-    found = {" and ".join(name for name in SCENARIOS if item.get_closest_marker(name)) for item in items}
-    return sorted(found - {""}, key=lambda each: (each.count(" "), SCENARIOS.index(each.partition(" ")[0])))
+    found = {" and ".join(name for name in options.SUITES if item.get_closest_marker(name)) for item in items}
+    return sorted(found - {""}, key=lambda each: (each.count(" "), options.SUITES.index(each.partition(" ")[0])))
 
 
 def of_two_suites(items: list[pytest.Item], markexpr: str) -> list[pytest.Item]:
@@ -118,9 +119,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With xdist only workers collect, and one that ended here would be an internal error of xdist's: it selects nothing, and its
+    controller says why."""
     run = config.stash.get(RUN, None)
     if run is None:
         return
+    try:
+        select(config, run, items)
+    except pytest.UsageError as error:
+        if not hasattr(config, "workerinput"):
+            raise
+        config.workeroutput["vmscale_refused"] = str(error)  # type: ignore[attr-defined]
+        items[:] = []
+
+
+def select(config: pytest.Config, run: Run, items: list[pytest.Item]) -> None:
+    """Leave the items that are to run. UsageError if they cannot be run as asked."""
     from .settings import SettingsError
     from .slo.profile import ProfileError
 
@@ -143,6 +157,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=unneeded)
     config.stash[BEFORE] = list(items)
     try:
+        options.check_suites(config, {name for each in scenarios(items) for name in each.split(" and ")})
         run.select(scenarios(items))
     except SettingsError as error:
         raise pytest.UsageError(str(error)) from None
@@ -217,9 +232,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object) -> None:
-    found = getattr(node, "workeroutput", {}).get("vmscale")
-    if found:
+    output = getattr(node, "workeroutput", {})
+    if found := output.get("vmscale"):
         node.config.stash[FROM_WORKERS].append(found)
+    if refused := output.get("vmscale_refused"):
+        node.config.stash[REFUSED] = refused
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
@@ -310,6 +327,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
             raise
     if run is None:
         return
+    if REFUSED in config.stash:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+        return
     with undisturbed():
         outcome = run.finish(interrupted=run.interrupted or (exitstatus == pytest.ExitCode.INTERRUPTED and not run.unfit))
     if outcome is None:
@@ -329,6 +349,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> Generator[
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if refused := config.stash.get(REFUSED, None):
+        terminalreporter.line(f"ERROR: {refused}", red=True)
     outcomes: list[dict[str, Any]] = config.stash.get(FROM_WORKERS, [])
     for outcome in outcomes:
         terminalreporter.section("scale acceptance")

@@ -19,6 +19,7 @@ from .state import State
 
 TRUTH_FLUSH_WALL_SECONDS = 0.5
 TLS_READ_BYTES = 32 * 1024
+BAD_INPUT = 4  # as pytest's own usage errors
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,8 +47,18 @@ def options_of(arguments: argparse.Namespace) -> Options:
         raise ValueError(f"--speed {arguments.speed:g}: must be above 0 and at most 100000")
     plan: list[faults.Fault] = []
     for text in arguments.fault:
-        plan += [faults.parse_option(text)] if "=" in text or not text.endswith((".yaml", ".yml")) else faults.load_plan(Path(text))
-    return Options(timing.load(arguments.profile), arguments.speed, arguments.workers, arguments.seed, plan, arguments.truth, arguments.port,
+        if "=" in text or not text.endswith((".yaml", ".yml")):
+            plan.append(faults.parse_option(text))
+            continue
+        try:
+            plan += faults.load_plan(Path(text))
+        except faults.FaultError as error:
+            raise ValueError(f"--fault {error}") from None
+    try:
+        profile = timing.load(arguments.profile)
+    except timing.TimingError as error:
+        raise ValueError(f"--profile {error}") from None
+    return Options(profile, arguments.speed, arguments.workers, arguments.seed, plan, arguments.truth, arguments.port,
                    arguments.guest_ssh_port)
 
 
@@ -81,13 +92,17 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         options = options_of(arguments)
-        if arguments.check:
-            return 0
+    except ValueError as error:
+        print(f"embedded cluster: {error}", file=sys.stderr)
+        return BAD_INPUT
+    if arguments.check:
+        return 0
+    try:
         state = State(arguments.state_dir or Path(tempfile.mkdtemp(prefix="vmscale-embedded-")))
         asyncio.run(serve(options, state, arguments.parent_pipe))
     except (ValueError, OSError) as error:
         print(f"embedded cluster: {error}", file=sys.stderr)
-        return 2
+        return 1
     return 0
 
 

@@ -1,7 +1,7 @@
 """What goes wrong on the embedded cluster, and when. Each fault is a cause; what comes of it is left to the cluster.
 
 A fault is named on the command line (`--fault boot-slowdown=1.3`: from the start, for good), or in a plan file:
-a YAML list of {fault, value, at, for}, with `at` and `for` in seconds of cluster time.
+a YAML list of {fault, value, at, for}, with `at` (since the cluster's start) and `for` in seconds of cluster time.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from . import yamls
 from .clock import SimClock
 
 
@@ -101,10 +102,7 @@ def parse_option(text: str) -> Fault:
 
 def load_plan(path: Path) -> list[Fault]:
     """A plan file. FaultError names the file and the line."""
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, yaml.YAMLError) as error:
-        raise FaultError(f"{path}: {error}") from None
+    root = yamls.compose(path, FaultError)
     if not isinstance(root, yaml.SequenceNode):
         raise FaultError(f"{path}: a fault plan is a list of {{fault, value, at, for}}")
     faults = []

@@ -72,24 +72,22 @@ def profiles(folder: Path = PROFILES_FOLDER) -> list[str]:
 
 def load(name: str = ROOT, folder: Path = PROFILES_FOLDER) -> Timing:
     """Read a profile by name, or by the path of a file. TimingError if it is not there or not right."""
-    return _load(name, folder, ())
+    return _load(name, folder, (), Path())
 
 
-def _load(name: str, folder: Path, seen: tuple[Path, ...]) -> Timing:
-    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+def _load(name: str, folder: Path, seen: tuple[Path, ...], beside: Path) -> Timing:
+    """`beside`: the folder that a file's name is relative to."""
+    path = beside / name if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if path in seen:
         raise TimingError(f"{path}: extends itself, by way of {' -> '.join(str(each) for each in seen)}")
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yamls.LOADER)
-    except OSError:
-        raise TimingError(f"no timing profile {name!r}; there are {', '.join(profiles(folder))}, or give a .yaml file") from None
-    except yaml.YAMLError as error:
-        raise TimingError(f"{path}: {error}") from None
+    if path.parent == folder and not path.exists():
+        raise TimingError(f"{name}: is no timing profile; there are {', '.join(profiles(folder))}, or name a file (my-timing.yaml)")
+    root = yamls.compose(path, TimingError)
     if not isinstance(root, yaml.MappingNode):
         raise TimingError(f"{path}: a profile is a mapping of sections")
     top = {key.value: (key, value) for key, value in root.value}
     plain = {word: str(_value(top[word][1])) for word in TOP_LEVEL if word in top}
-    base = _load(plain["extends"], folder, (*seen, path)) if "extends" in plain else None
+    base = _load(plain["extends"], folder, (*seen, path), path.parent) if "extends" in plain else None
     if base is None and not (folder == path.parent and path.stem == ROOT):
         raise TimingError(f"{path}: a profile says `extends: {ROOT}`, or another profile's name")
     found = {word: (key, node) for word, (key, node) in top.items() if word not in TOP_LEVEL}

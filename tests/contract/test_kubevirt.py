@@ -194,8 +194,10 @@ def test_what_it_leaves_on_disk_is_for_its_owner_alone(kubeconfig: Path) -> None
 
 
 @pytest.mark.parametrize("options, complaint", [
-    (["--profile", "refrence"], "embedded cluster: no timing profile 'refrence'; there are "),
+    (["--profile", "refrence"], "embedded cluster: --profile refrence: is no timing profile; there are "),
     (["--fault", "boots-slow=1"], "embedded cluster: --fault boots-slow=1: there is no fault 'boots-slow'; "),
+    (["--profile", "nowhere.yaml"], "embedded cluster: --profile nowhere.yaml: no such file"),
+    (["--fault", "nowhere.yaml"], "embedded cluster: --fault nowhere.yaml: no such file"),
     (["--fault", "nothing"], "embedded cluster: --fault nothing: must be NAME=VALUE"),
     (["--workers", "0"], "embedded cluster: --workers 0: must be at least 1"),
     (["--speed", "-1"], "embedded cluster: --speed -1: must be above 0"),
@@ -203,7 +205,7 @@ def test_what_it_leaves_on_disk_is_for_its_owner_alone(kubeconfig: Path) -> None
 def test_bad_options_get_one_line(tmp_path: Path, options: list[str], complaint: str) -> None:
     command = [sys.executable, "-m", "pytest_vmscale.embedded", "--state-dir", str(tmp_path), *options]
     result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_WALL_SECONDS, check=False)
-    assert result.returncode == 2
+    assert result.returncode == 4
     assert result.stderr.startswith(complaint) and result.stderr.count("\n") == 1
 
 

@@ -17,7 +17,9 @@ import pytest
         (["--slo", "nope"], "--slo nope: is no SLO profile; there are reference"),
         (["--slo", "nope.yaml"], "--slo nope.yaml: no such file"),
         (["--vmscale-config", "nope.yaml"], "--vmscale-config nope.yaml: no such file"),
-        (["--sim-profile", "nope"], "nope"),
+        (["--sim-profile", "nope"], "--sim-profile nope: is no timing profile; there are "),
+        (["--sim-profile", "nope.yaml"], "--sim-profile nope.yaml: no such file"),
+        (["--sim-fault", "nope.yaml"], "--sim-fault nope.yaml: no such file"),
         (["--sim-fault", "guests-never-bot=5"], "guests-never-boot"),
         (["--sim-fault", "boot-slowdown=fast"], "boot-slowdown"),
         (["--kubeconfig", "/nope/config"], "--kubeconfig /nope/config: no such file"),
@@ -33,7 +35,12 @@ import pytest
         (["--context", "lab"], "--context: is for a kubeconfig"),
         (["--keep"], "--keep: the embedded cluster of a run ends with it"),
         (["--reuse-fleet", "r0"], "--reuse-fleet: the embedded cluster of a run ends with it"),
-        (["--results-dir", "/dev/null"], "/dev/null is no folder that can be written to"),
+        (["--results-dir", "/dev/null"], "--results-dir /dev/null: /dev/null is no folder that can be written to"),
+        (["--results-dir", "/proc/x"], "--results-dir /proc/x: /proc is no folder that can be written to"),
+        (["--alluredir", "/proc/x"], "--alluredir /proc/x: /proc is no folder that can be written to"),
+        (["--junitxml", "/proc/x/y.xml"], "--junitxml /proc/x/y.xml: /proc is no folder that can be written to"),
+        (["--nodes", "4"], "--nodes: is for the latency suite, of which no test is selected"),
+        (["--upgrade-force"], "--upgrade-force: is for the upgrade suite, of which no test is selected"),
     ],
 )
 def test_bad_option(scale, arguments, told):
@@ -152,9 +159,19 @@ def test_plan_contacts_nothing(scale):
     assert outcome.nothing_started
 
 
-@pytest.mark.parametrize("more", [["-n", "2"], ["-n", "2", "--dist", "each"], ["-p", "no:terminal", "-o", "addopts=--import-mode=importlib"]])
+@pytest.mark.parametrize(
+    "more", [["-n", "2"], ["-n", "2", "--dist", "each"], ["-p", "no:terminal", "-o", "addopts=--import-mode=importlib"]]
+)
 def test_plan_does_nothing_whatever_else_is_asked(scale, more):
     outcome = scale("--plan", "--vms", "10", *more)
     assert outcome.code == 0
     assert "10 VirtualMachines rhel" in outcome.out
+    assert outcome.nothing_started
+
+
+def test_what_shows_once_tests_are_collected_is_said_by_xdists_controller(scale):
+    outcome = scale("--nodes", "4", "-n", "2")
+    assert outcome.code == 4
+    assert "ERROR: --nodes: is for the latency suite, of which no test is selected" in outcome.out.splitlines()
+    assert "INTERNALERROR" not in outcome.out + outcome.err
     assert outcome.nothing_started

@@ -53,14 +53,21 @@ def test_a_profile_can_be_a_file(tmp_path: Path) -> None:
     ("extends: reference\nguests:\n  boot_spread: {value: -1, source: x}\n", r"mine.yaml:3: guests.boot_spread must not be negative"),
     ("extends: reference\nguests: 3\n", r"mine.yaml:2: guests must be a mapping"),
     ("guests: {}\n", r"says `extends: reference`"),
-    ("extends: mine.yaml\n", "no timing profile 'mine.yaml'"),
+    ("extends: mine.yaml\n", "extends itself"),
+    ("extends: other.yaml\n", r"other\.yaml: no such file$"),
     ("- 1\n", "a profile is a mapping"),
-    ("a: [\n", "mine.yaml: "),
+    ("a: [\n", r"mine\.yaml:2: is not YAML: [^\n]+$"),
+    ("a:\n\tb: 1\n", r"mine\.yaml:2: is not YAML: [^\n]+$"),
 ])
 def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
     path = write(tmp_path, "mine.yaml", text)
     with pytest.raises(timing.TimingError, match=complaint):
         timing.load(str(path))
+
+
+def test_what_a_file_extends_is_beside_it(tmp_path: Path) -> None:
+    write(tmp_path, "base.yaml", "extends: reference\nvirt_controller:\n  vm_workers: {value: 7, source: mine}\n")
+    assert timing.load(str(write(tmp_path, "mine.yaml", "extends: base.yaml\n"))).virt_controller.vm_workers == 7
 
 
 def test_a_profile_that_extends_itself(tmp_path: Path) -> None:
@@ -71,7 +78,7 @@ def test_a_profile_that_extends_itself(tmp_path: Path) -> None:
 
 
 def test_an_unknown_profile_names_those_there_are() -> None:
-    with pytest.raises(timing.TimingError, match=r"no timing profile 'fsat'; there are .*fast-control-plane.*reference"):
+    with pytest.raises(timing.TimingError, match=r"^fsat: is no timing profile; there are .*fast-control-plane.*reference"):
         timing.load("fsat")
 
 

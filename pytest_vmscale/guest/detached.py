@@ -6,8 +6,9 @@ All that is run over SSH is a constant of this file; what varies travels over SF
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -66,6 +67,22 @@ class Ended:
     code: int
 
 
+@contextlib.contextmanager
+def _files(client: SSHClient) -> Iterator[SFTPClient]:
+    """The guest's files, over SFTP, which an sshd may be without."""
+    from paramiko import SSHException
+
+    try:
+        sftp = client.open_sftp()
+    except SSHException as error:
+        transport = client.get_transport()
+        if transport is None or not transport.is_active():
+            raise
+        raise WorkloadError("its sshd has no SFTP, by which fio's files come and go: install openssh's sftp-server in the image") from error
+    with sftp:
+        yield sftp
+
+
 def check(client: SSHClient, layout: str) -> Check:
     status, text = execute(client, CHECK)
     rows = [line.split() for line in text.splitlines()]
@@ -73,7 +90,7 @@ def check(client: SSHClient, layout: str) -> Check:
     if len(rows) < 2 or len(rows[1]) < 6 or not rows[1][3].isdigit():
         raise WorkloadError(f"df does not say how much room there is: {_last_line(text)}")
     version = rows[2][0] if status == 0 and len(rows) > 2 and rows[2][0].startswith("fio-") else None
-    with client.open_sftp() as sftp:
+    with _files(client) as sftp:
         there = _get(sftp, "layout.done") == layout.encode()
     return Check(version, int(rows[1][3]) * 1024, there)
 
@@ -100,7 +117,7 @@ def epoch(client: SSHClient) -> float:
 
 def start(client: SSHClient, jobs: str, schedule: Callable[[], str]) -> None:
     """schedule is asked for when all else is there."""
-    with client.open_sftp() as sftp:
+    with _files(client) as sftp:
         with sftp.open(f"{FOLDER}/jobs.fio", "w") as file:
             file.write(jobs)
         with sftp.open(f"{FOLDER}/schedule", "w") as file:
@@ -117,7 +134,7 @@ def laid_out(client: SSHClient) -> bool:
     if ended is None:
         return False
     if ended.code:
-        with client.open_sftp() as sftp:
+        with _files(client) as sftp:
             said = (_get(sftp, f"{LAYOUT}.out") or b"").decode(errors="replace")
         raise WorkloadError(f"the dataset could not be laid out: {_last_line(said)}")
     if status:

@@ -370,6 +370,28 @@ def test_a_dataset_that_does_not_fit(tmp_path: Path) -> None:
     on_embedded(tmp_path, test, size_bytes=(3 << 30) + MIB)
 
 
+def test_a_guest_without_sftp_is_told_from_one_that_went_away(tmp_path: Path) -> None:
+    import asyncssh
+
+    class Open(asyncssh.SSHServer):
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+    def df(process: asyncssh.SSHServerProcess[str]) -> None:
+        process.stdout.write("Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/vda1 9 1 8 12% /\nfio-3.27\n")
+        process.exit(0)
+
+    async def run() -> None:
+        key = asyncssh.generate_private_key("ssh-ed25519")
+        async with asyncssh.listen("127.0.0.1", 0, server_factory=Open, server_host_keys=[key], process_factory=df) as sshd:
+            host = Host("lab/vm0", Target("lab", "vm0", "127.0.0.1", sshd.get_port()), Credentials("root", password=""))
+            async with Workload([host], DirectRoute(), Clock(), 1) as workload:
+                trouble = (await workload.check(DATASET))["lab/vm0"]
+        assert isinstance(trouble, Trouble) and not trouble.passing and "its sshd has no SFTP" in trouble.why
+
+    asyncio.run(run())
+
+
 def test_fio_is_installed_where_it_is_missing(tmp_path: Path) -> None:
     async def test(lane: Lane) -> None:
         async with lane.workload() as workload:

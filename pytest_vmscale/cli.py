@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from . import __version__
 
@@ -19,6 +20,11 @@ STOP_SECONDS = 15.0  # wall time that a cluster gets to end before it is killed
 
 
 BAD_INPUT = 4  # as pytest's own usage errors, where 1 says what was found
+UNFIT = 10  # as a run ends that finds its cluster so
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 something was found (an invalid file, a regression, what a clean-up left); 4 bad input; 10 the cluster cannot be asked;"
+    " 11 something could not be compared."
+)
 
 
 class CommandError(Exception):
@@ -29,9 +35,17 @@ class CommandError(Exception):
         self.code = code
 
 
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(BAD_INPUT, f"{self.prog}: {message}\n")  # argparse's own 2 is an interrupted run's here
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="vmscale", description="Scale acceptance of OpenShift Virtualization; the suites themselves are run by pytest."
+    parser = Parser(
+        prog="vmscale",
+        description="Scale acceptance of OpenShift Virtualization; the suites themselves are run by pytest.",
+        epilog=EXIT_CODES,
     )
     parser.add_argument("--version", action="version", version=f"pytest-vmscale {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -40,12 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.set_defaults(run=lambda options: _run(options.arguments))
     _embedded_parser(commands.add_parser("embedded", help="the embedded cluster by hand"))
     validate = commands.add_parser("validate", help="check a vmscale.yaml, an SLO profile or a result file")
-    validate.add_argument("file", type=Path)
+    validate.add_argument(
+        "file",
+        type=Path,
+        help="a .json file is held to the schema of its name (verdict.json, summary_*.json, *_results.json), all else is YAML",
+    )
     validate.set_defaults(run=lambda options: _validate(options.file))
     cleanup = commands.add_parser("cleanup", help="remove what a run left on a cluster")
-    cleanup.add_argument("--run-id", required=True)
-    cleanup.add_argument("--kubeconfig", default=os.environ.get("KUBECONFIG"))
-    cleanup.add_argument("--context")
+    cleanup.add_argument("--run-id", required=True, help="the run's name: the reports have it, and every object's label vmscale.io/run-id")
+    cleanup.add_argument("--kubeconfig", default=os.environ.get("KUBECONFIG"), help="kubeconfig of the cluster (default: KUBECONFIG)")
+    cleanup.add_argument("--context", help="the kubeconfig's context to use (default: its current one)")
     cleanup.add_argument(
         "--forget-edits",
         action="store_true",
@@ -93,7 +111,7 @@ def _slo_parser(parser: argparse.ArgumentParser) -> None:
     show.add_argument("profile", nargs="*", help="a name or a file; of several each changes the ones before it")
     show.set_defaults(run=_slo_show)
     check = actions.add_parser("check", help="is this file a profile that can be used")
-    check.add_argument("file", nargs="+", type=Path)
+    check.add_argument("file", nargs="+", type=Path, help="each is checked by itself, on top of what it extends")
     check.set_defaults(run=_slo_check)
 
 
@@ -127,22 +145,22 @@ def _report_parser(parser: argparse.ArgumentParser) -> None:
 
 def _embedded_parser(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    up = actions.add_parser(
-        "up", help="start it; the last line of output is the kubeconfig's path", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    down = actions.add_parser(
-        "down",
-        help="stop one that was started with --detach, or in another terminal",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    up = actions.add_parser("up", help="start it; the last line of output is the kubeconfig's path")
+    down = actions.add_parser("down", help="stop one that was started with --detach, or in another terminal")
     for each in (up, down):
-        each.add_argument("--state-dir", type=Path, default=default_state_dir(), help="kubeconfig, keys and logs")
+        each.add_argument("--state-dir", type=Path, default=default_state_dir(), help="kubeconfig, keys and logs [%(default)s]")
     up.add_argument("--detach", action="store_true", help="return once it serves, and leave it running")
-    up.add_argument("--speed", type=float, default=20, help="seconds of cluster time in a second")
-    up.add_argument("--workers", type=int, default=100, help="worker nodes")
-    up.add_argument("--profile", default="reference", help="name or file of the timing profile")
-    up.add_argument("--fault", action="append", default=[], metavar="NAME=VALUE", help="make something go wrong, or a YAML plan of faults")
-    up.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    up.add_argument("--speed", type=float, default=20, help="seconds of cluster time in a second [%(default)s]")
+    up.add_argument("--workers", type=int, default=100, help="worker nodes [%(default)s]")
+    up.add_argument("--profile", default="reference", help="name or file of the timing profile [%(default)s]")
+    up.add_argument(
+        "--fault",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE|FILE",
+        help="make something go wrong; or a YAML plan of faults with times (may be repeated)",
+    )
+    up.add_argument("--seed", type=int, default=0, help="seed of everything random [%(default)s]")
     up.set_defaults(run=_up)
     down.set_defaults(run=_down)
 
@@ -160,7 +178,7 @@ def _up(options: argparse.Namespace) -> int:
     try:
         options.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise CommandError(f"--state-dir {options.state_dir}: {error.strerror}") from None
+        raise CommandError(f"--state-dir {options.state_dir}: {error.strerror}", BAD_INPUT) from None
     command = [
         sys.executable,
         "-m",
@@ -196,8 +214,11 @@ def _up(options: argparse.Namespace) -> int:
         raise
     if not kubeconfig:
         process.kill()
-        process.wait()
-        raise CommandError(f"the embedded cluster did not start: {_last_line(log_path)}")
+        code = process.wait()  # its own, if it had ended before
+        told = _last_line(log_path).removeprefix("embedded cluster: ")
+        raise CommandError(
+            told if code == BAD_INPUT else f"the embedded cluster did not start: {told}", BAD_INPUT if code == BAD_INPUT else 1
+        )
     print(kubeconfig)
     return 0
 
@@ -355,14 +376,20 @@ def _write(path: Path, text: str) -> None:
 
 def _cleanup(options: argparse.Namespace) -> int:
     from .cleanup import remove_run
-    from .cluster.access import ClusterError
+    from .cluster.access import ClusterError, look_at
     from .settings import SettingsError, check_run_id
 
     try:
         check_run_id("--run-id", options.run_id)
-        removal = remove_run(options.run_id, options.kubeconfig, options.context, forget_edits=options.forget_edits)
+        if not options.kubeconfig:
+            raise SettingsError("no cluster is named: give --kubeconfig, or set KUBECONFIG")
+        look_at(options.kubeconfig, options.context)
     except (ClusterError, SettingsError) as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(str(error), BAD_INPUT) from None
+    try:
+        removal = remove_run(options.run_id, options.kubeconfig, options.context, forget_edits=options.forget_edits)
+    except ClusterError as error:
+        raise CommandError(str(error), UNFIT) from None
     undone = f", undid {removal.undone} changes" if removal.undone else ""
     print(f"removed {removal.deleted} objects of run {options.run_id}{undone}")
     for line in removal.left:

@@ -154,7 +154,7 @@ def test_after_ctrl_c_the_storage_profile_is_what_it_was(by_hand, tmp_path, monk
     process = start_that_hangs(by_hand, "ctrl-c")
     assert get(by_hand, PROFILE)["spec"] == {"cloneStrategy": "snapshot"}
     meanwhile = vmscale("cleanup", "--run-id", "ctrl-c", "--kubeconfig", by_hand)
-    assert meanwhile.returncode == 1 and "is in use: the run 'ctrl-c " in meanwhile.stderr
+    assert meanwhile.returncode == 10 and "is in use: the run 'ctrl-c " in meanwhile.stderr
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE_WALL_SECONDS) == 2
     assert profile(by_hand) == before

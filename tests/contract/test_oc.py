@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -101,3 +102,31 @@ def test_a_debug_pods_priority_and_the_roles_that_people_bind_are_there(cluster:
     for path in ("scheduling.k8s.io/v1/priorityclasses/openshift-user-critical", *(f"rbac.authorization.k8s.io/v1/clusterroles/{each}" for each in (
             "cluster-admin", "cluster-reader", "admin", "edit", "view", "basic-user", "self-provisioner"))):
         assert cluster.ask("GET", f"/apis/{path}")[0] == 200, path
+
+
+def processed(cluster: Cluster, objects: list[Any], parameters: list[Any], **more: Any) -> tuple[int, Any]:
+    body = {"apiVersion": "template.openshift.io/v1", "kind": "Template", "metadata": {"name": "t"}, "objects": objects, "parameters": parameters, **more}
+    return cluster.ask("POST", f"/apis/template.openshift.io/v1/namespaces/{cluster.namespace}/processedtemplates", body)
+
+
+def test_a_template_that_is_kept_is_another_resource_than_one_to_be_processed(cluster: Cluster) -> None:
+    """Both are of the kind Template, and clients take the last resource of a kind for its own."""
+    listed = cluster.ask("GET", "/apis/template.openshift.io/v1")[1]["resources"]
+    assert [(each["name"], each["kind"]) for each in listed] == [("processedtemplates", "Template"), ("templates", "Template")]
+
+
+def test_a_template_is_processed(cluster: Cluster) -> None:
+    """oc process."""
+    obj = {"apiVersion": "v1", "kind": "${KIND}", "metadata": {"name": "a-${NAME}-${NAME}", "namespace": "elsewhere", "labels": {"mine": "1"}},
+           "spec": {"cpu": "${{CPU}}", "some": ["${{CPU}}x", "${UNKNOWN}", 1], "password": "${PASSWORD}"}}
+    parameters = [{"name": "NAME", "value": "b"}, {"name": "KIND", "value": "ConfigMap"}, {"name": "CPU", "value": "3"},
+                  {"name": "PASSWORD", "generate": "expression", "from": "x[a-f]{20}[\\d]{3}"}]
+    code, template = processed(cluster, [obj], parameters, labels={"app": "${NAME}"}, message="made ${NAME}")
+    assert code == 201 and template["message"] == "made b"
+    (made,) = template["objects"]
+    password = made["spec"].pop("password")
+    assert re.fullmatch("x[a-f]{20}[0-9]{3}", password) and template["parameters"][3]["value"] == password
+    assert made == {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a-b-b", "labels": {"mine": "1", "app": "b"}},
+                    "spec": {"cpu": 3, "some": ["${{CPU}}x", "${UNKNOWN}", 1]}}
+    assert processed(cluster, [obj], [{"name": "NAME", "required": True}])[1]["message"].endswith("parameter NAME is required and must be specified")
+    assert processed(cluster, [obj], [{"name": "NAME", "generate": "dice"}])[0] == processed(cluster, [], [{"name": "N", "generate": "expression", "from": "[z-a]{2}"}])[0] == 422

@@ -10,6 +10,7 @@ from pytest_vmscale.embedded.controllers.common import PodsByClaim
 from pytest_vmscale.embedded.controllers.garbage import GarbageCollector
 from pytest_vmscale.embedded.controllers.kubelet import Kubelet
 from pytest_vmscale.embedded.controllers.nodes import NodeLifecycle, Nodes
+from pytest_vmscale.embedded.controllers.processes import ending
 from pytest_vmscale.embedded.controllers.scheduler import Scheduler
 from pytest_vmscale.embedded.faults import Fault
 
@@ -341,3 +342,17 @@ def test_pods_are_found_by_their_claims():
             assert (using("disk"), using("other")) == (["before"], [])
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("command", "ends"),
+    [
+        (["sleep", "5"], (5.0, 0)),
+        (["sh", "-c", "sleep 2; exit 3"], (2.0, 3)),
+        (["sleep", "infinity"], None),
+        (["/bin/serve"], None),
+        (["/bin/bash", "-c", "if true; then\n  /usr/bin/gather\nfi; sync"], (100.0, 0)),  # oc adm must-gather waits for it
+    ],
+)
+def test_when_a_containers_process_ends(command, ends):
+    assert ending({"command": command}, False, 100.0) == ends

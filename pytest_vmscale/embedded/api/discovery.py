@@ -26,7 +26,7 @@ class Discovery:
 
     def __init__(self, kinds: Kinds) -> None:
         self._resources: OrderedDict[tuple[str, str], list[Object]] = OrderedDict()
-        self._custom = {kind.group for kind in kinds.all if kind.custom}
+        self._custom = {kind.group for kind in kinds.all if kind.custom and not kind.aggregated}
         for kind in kinds.all:
             for version in (kind.version, *kind.also_served):
                 self.add(kind.group, version, kind_entries(kind, version))

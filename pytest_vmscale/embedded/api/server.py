@@ -7,6 +7,7 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import orjson
 from aiohttp import web
@@ -27,6 +28,7 @@ from .resources import Resources
 from .reviews import MYSELF, Reviews, authenticated, myself
 from .scale import Scales
 from .store import Object
+from .templates import Templates
 from .validation import Schemas
 from .watches import Watches
 from .writes import Admission, Writes, method_not_supported
@@ -40,6 +42,7 @@ SubresourceHandler = Callable[[web.Request, str, str], Awaitable[web.StreamRespo
 VERSION = {"major": "1", "minor": "22", "gitVersion": "v1.22.3+e790d7f", "gitCommit": "e790d7f", "gitTreeState": "clean",
            "buildDate": "2021-12-10T17:43:38Z", "goVersion": "go1.16.6", "compiler": "gc", "platform": "linux/amd64",
            "emulationMajor": "1", "emulationMinor": "22", "minCompatibilityMajor": "1", "minCompatibilityMinor": "21"}
+EXTRA = "impersonate-extra-"
 KEEPALIVE_SECONDS = 600.0
 
 
@@ -88,7 +91,8 @@ class ApiServer:
         self._scales = Scales(resources, self._writes)
         self._reviews = Reviews(resources, self.authenticator, self.authorizer)
         self._projects = Projects(resources, self.authorizer, self._reads, self._writes)
-        for (group, version_name), entries in {**self._reviews.discovery(), **self._projects.discovery()}.items():
+        self._templates = Templates()
+        for (group, version_name), entries in {**self._reviews.discovery(), **self._projects.discovery(), **self._templates.discovery()}.items():
             self.discovery.add(group, version_name, entries)
         self._documents = documents(resources.kinds)
         self._subresources: dict[tuple[str, str, str, str], tuple[set[str], SubresourceHandler]] = {}
@@ -221,10 +225,9 @@ class ApiServer:
             if request.method not in methods:
                 raise method_not_supported(call)
             return await handler(request, call.namespace, call.name)
-        if call.kind is None and self._projects.serves(call):
-            return await self._projects.answer(call)
         if call.kind is None:
-            return await self._reviews.answer(call) if self._reviews.serves(call) else self._not_served(request.path)
+            served = next((each for each in (self._projects, self._templates, self._reviews) if each.serves(call)), None)
+            return await served.answer(call) if served else self._not_served(request.path)
         return await self._object(call)
 
     async def _object(self, call: Call) -> web.StreamResponse:
@@ -298,9 +301,16 @@ class ApiServer:
         self.authorizer.check(user, Action("impersonate", resource="users", name=name))
         for group in groups:
             self.authorizer.check(user, Action("impersonate", resource="groups", name=group))
+        uid = request.headers.get("Impersonate-Uid", "")
+        if uid:
+            self.authorizer.check(user, Action("impersonate", "authentication.k8s.io", "uids", name=uid))
+        extra = {unquote(key[len(EXTRA):]).lower(): request.headers.getall(key) for key in request.headers if key.lower().startswith(EXTRA)}
+        for key, values in extra.items():
+            for value in values:
+                self.authorizer.check(user, Action("impersonate", "authentication.k8s.io", "userextras", key, name=value))
         if not groups and name.startswith("system:serviceaccount:") and name.count(":") == 3:
             groups = ("system:serviceaccounts", f"system:serviceaccounts:{name.split(':')[2]}")
-        return User(name, groups if AUTHENTICATED in groups else (*groups, AUTHENTICATED))
+        return User(name, groups if AUTHENTICATED in groups else (*groups, AUTHENTICATED), uid, extra)
 
     # What is no resource.
 

@@ -106,7 +106,7 @@ class Run:
         if self.baselines and not theirs and "missing" not in allow:
             paths = ", ".join(str(each) for each in self.settings.baselines)
             raise SettingsError(f"--baseline {paths}: has no results of {scenario.name} (--baseline-allow missing to leave it uncompared)")
-        facts: dict[str, Any] = {"kind": self.cluster_facts["kind"], "rate": self.speed_of(scenario)}
+        facts: dict[str, Any] = {"version": scenario.version, "kind": self.cluster_facts["kind"], "rate": self.speed_of(scenario)}
         if self.settings.cluster == "embedded":
             facts["shape"] = {"workers": self.settings.simulation.workers}
         if "worker_count" in self.cluster_facts:

@@ -1,7 +1,8 @@
 """Which scenarios there are, and where each has its parts: procedures/, slo/ and report/ have a module for each.
 
-`slo/<module>.py`     judge, judge_together, deadlines_seconds
-`report/<module>.py`  lines, charts, steps, tables, plan
+`procedures/<module>.py`  VERSION
+`slo/<module>.py`         judge, judge_together, deadlines_seconds
+`report/<module>.py`      lines, charts, steps, tables, plan
 """
 
 from __future__ import annotations
@@ -128,6 +129,11 @@ class Scenario:
     disruptive: bool = False
     record: type[Record] = Record
     sizes: Callable[[Settings], Sequence[int]] = _largest
+
+    @property
+    def version(self) -> str:
+        """Of the procedure: raised where what is measured changes."""
+        return str(import_module(f"pytest_vmscale.procedures.{self.module}").VERSION)
 
     @property
     def judge(self) -> Judge:

@@ -490,13 +490,15 @@ def network_reason(error: BaseException) -> str:
     """One line for an exception of the network: some carry no text, and asyncio's and aiohttp's leave out why a connect failed."""
     from aiohttp import ClientPayloadError
 
-    cause = getattr(error, "os_error", error)
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", error)
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, ClientPayloadError):  # in aiohttp's words: 400, not enough data to satisfy transfer length header
         return "the connection broke in the middle of the answer"
-    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno and cause.errno > 0:  # the resolver's are below
-        return os.strerror(cause.errno)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {cause.verify_message}"
+    if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) and cause.errno:
+        return os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)  # the resolver's numbers are below 0
     return " ".join(str(error).split()) or type(error).__name__
 
 

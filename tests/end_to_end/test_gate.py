@@ -28,23 +28,24 @@ objectives:
 """
 
 
-def saved(name: str, vms: int = 20, workers: int = 100) -> Path:
-    """A run's folder, as one left it."""
+def saved(name: str, vms: int = 20, workers: int = 100, version: str = "1.0.0") -> Path:
+    """A run's folder, as one left it. `version`: of the scenario."""
     folder = Path(name)
     cluster = {"kind": "embedded", "worker_count": workers, "node_shape": {"cpu": 40, "memory": "384Gi"}}
     files = ResultFiles(folder, About(name, {"name": "pytest-vmscale", "version": "0.1.0"}, cluster))
-    files.scenario("boot-storm", None, {"os_mix": {"rhel": vms}}).finish(replace(make_storm(vms, 90.0), run_id=name, time_rate=20.0))
+    storm = replace(make_storm(vms, 90.0), run_id=name, time_rate=20.0, version=version)
+    files.scenario("boot-storm", None, {"os_mix": {"rhel": vms}}).finish(storm)
     return folder
 
 
 def misspelt():
     Path("slo.yaml").write_text(OWN.replace("time_to_ssh", "time_to_shh"))
-    return ["--slo=slo.yaml"], "slo.yaml:3: objectives.bootstorm.p90: metric: the scenario measures no 'time_to_shh_seconds'; did you mean"
+    return ["--slo=slo.yaml"], "slo.yaml:4: objectives.bootstorm.p90.metric: the scenario measures no 'time_to_shh_seconds'; did you mean"
 
 
 def other_unit():
     Path("slo.yaml").write_text(OWN.replace("1 s", "900 IOPS"))
-    return ["--slo=slo.yaml"], "slo.yaml:3: objectives.bootstorm.p90: '900 IOPS': time_to_ssh_seconds is in us or ms or s or min or h"
+    return ["--slo=slo.yaml"], "slo.yaml:6: objectives.bootstorm.p90.limit: '900 IOPS': time_to_ssh_seconds is in us or ms or s or min or h"
 
 
 def one_id_twice():
@@ -65,13 +66,18 @@ def other_mix():
     return arguments, "OS mix: rhel 20 there, 10 here; fedora nothing there, 10 here; --baseline-allow mix"
 
 
+def other_version():
+    arguments = ["--baseline", str(saved("before", version="0.9.0"))]
+    return arguments, "scenario version: 0.9.0 there, 1.0.0 here; --baseline-allow version to compare all the same"
+
+
 def truncated():
     (path,) = saved("before").glob("*_results.json")
     path.write_text(path.read_text()[:2000])
     return ["--baseline", "before"], "--baseline before/boot-storm_results.json: is not whole JSON: "
 
 
-@pytest.mark.parametrize("wrong", [misspelt, other_unit, one_id_twice, other_shape, other_size, other_mix, truncated])
+@pytest.mark.parametrize("wrong", [misspelt, other_unit, one_id_twice, other_shape, other_size, other_mix, other_version, truncated])
 def test_what_is_no_input_is_one_line_before_anything_is_started(scale, wrong):
     arguments, told = wrong()
     outcome = scale("--vms", "20", *arguments)

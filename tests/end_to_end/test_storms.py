@@ -275,7 +275,7 @@ def test_a_fleet_that_is_kept_on_a_cluster_started_by_hand_is_used_again(scale, 
         cluster = json.loads(Path("vmscale-results/first/verdict.json").read_text())["cluster"]
         assert (cluster["kind"], cluster["time_rate"]) == ("embedded", 40)
         again = scale("--vms", "4", "--run-id", "first", "--results-dir", "elsewhere", "--kubeconfig", kubeconfig)
-        assert again.code == 10 and "a run first left 1 namespaces on this cluster" in again.out  # and did not remove them
+        assert again.code == 10 and "a run first left 1 namespace on this cluster" in again.out  # and did not remove them
         second = scale("--vms", "4", "--reuse-fleet", "first", "--run-id", "second", "--kubeconfig", kubeconfig)
         assert second.code == 0, second.out
         records = json.loads(Path("vmscale-results/second/boot-storm_results.json").read_text())["records"]

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.client_reqrep import ConnectionKey
 
 from pytest_vmscale.clock import Clock
 from pytest_vmscale.cluster.access import ClusterError, load_access
-from pytest_vmscale.cluster.requests import ApiError, Attempt, Cluster, RateLimit, in_parallel, resource_path, retry_after
+from pytest_vmscale.cluster.requests import ApiError, Attempt, Cluster, RateLimit, in_parallel, network_reason, resource_path, retry_after
 
 from .scripted import Handler, Scripted, answer, kubeconfig, listed, refusal, reset, serving, thing
 
 PATH = "/api/v1/namespaces/a/things"
+KEY = ConnectionKey("api.example.com", 6443, True, True, None, None, None)
 
 
 def ask(tmp_path: Path, script: Scripted, question: Callable[[Cluster], Awaitable[Any]], **how: Any) -> Any:
@@ -267,3 +272,21 @@ def test_in_parallel_raises_the_first_error_and_ends_the_rest() -> None:
     with pytest.raises(ClusterError, match="^one$"):
         asyncio.run(in_parallel(work, [0, 1, 2], at_once=2))
     assert 0 in ended
+
+
+def _refused_certificate() -> ssl.SSLCertVerificationError:
+    error = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1006)")
+    error.verify_message = "self-signed certificate"
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (aiohttp.ClientConnectorError(KEY, ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 1)")), "Connection refused"),
+        (aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(-2, "Name or service not known")), "Name or service not known"),
+        (aiohttp.ClientConnectorCertificateError(KEY, _refused_certificate()), "its certificate is not accepted: self-signed certificate"),
+    ],
+)
+def test_what_the_network_says_is_told_in_its_own_words_and_not_in_aiohttps(error, told):
+    assert network_reason(error) == told

@@ -73,6 +73,23 @@ def test_a_route_gets_a_name_below_the_clusters_domain(cluster: Cluster) -> None
     assert cluster.ask("POST", path, own)[1]["spec"]["host"] == "own.example"
 
 
+def test_what_the_installer_wrote_down_of_the_cluster(cluster: Cluster) -> None:
+    def of(plural: str) -> Any:
+        return cluster.ask("GET", f"/apis/config.openshift.io/v1/{plural}/cluster")[1]
+
+    assert of("ingresses")["spec"]["domain"] == f"apps.{of('dnses')['spec']['baseDomain']}"
+    assert of("networks")["status"]["networkType"] == of("networks")["spec"]["networkType"] == "OpenShiftSDN" and of("proxies")["spec"]
+    console = cluster.ask("GET", "/api/v1/namespaces/openshift-config-managed/configmaps/console-public")[1]["data"]["consoleURL"]
+    assert console.endswith(of("ingresses")["spec"]["domain"])
+
+
+def test_users_and_groups_by_hand(cluster: Cluster) -> None:
+    """As oc create user and oc adm groups new send them."""
+    for plural, body in (("users", {"kind": "User", "identities": None, "groups": None}), ("users", {"kind": "User"}), ("groups", {"kind": "Group", "users": None})):
+        found = cluster.ask("POST", f"/apis/user.openshift.io/v1/{plural}", {**body, "apiVersion": "user.openshift.io/v1", "metadata": {"generateName": "bob-"}})
+        assert found[0] == 201, found
+
+
 @pytest.mark.parametrize("path", ["image.openshift.io/v1/imagestreams", "apps.openshift.io/v1/deploymentconfigs", "build.openshift.io/v1/buildconfigs",
                                   "build.openshift.io/v1/builds", "template.openshift.io/v1/templates", "route.openshift.io/v1/routes", "user.openshift.io/v1/users"])
 def test_what_oc_status_lists_is_served_and_no_custom_resource(cluster: Cluster, path: str) -> None:

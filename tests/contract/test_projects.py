@@ -99,3 +99,26 @@ def test_who_may_not_ask_for_a_project_is_told_so(embedded: Api, name: str) -> N
     assert embedded.post(REQUESTS, {"metadata": {"name": name}}, token=token).code == 403
     assert embedded.get(REQUESTS, token=token).code == 403
     assert embedded.get(REQUESTS).json["status"] == "Success"
+
+
+def test_an_administrator_makes_a_project_that_is_nobodys(embedded: Api, name: str) -> None:
+    made = embedded.post(PROJECTS, {"kind": "Project", "apiVersion": "project.openshift.io/v1", "metadata": {"name": name, "annotations": {"a": "b"}}})
+    assert (made.code, made.json["kind"], made.json["metadata"]["annotations"]) == (201, "Project", {"a": "b"})
+    assert embedded.get(f"/apis/{RBAC}/v1/namespaces/{name}/rolebindings").json["items"] == []
+    assert embedded.post(PROJECTS, {"metadata": {"name": name}}).json["message"] == f'projects.project.openshift.io "{name}" already exists'
+
+
+def test_what_may_be_changed_of_a_project(embedded: Api) -> None:
+    path = f"{PROJECTS}/{embedded.namespace}"
+    note = "openshift.io/display-name"
+    changed = embedded.patch(path, {"metadata": {"annotations": {note: "Shown"}}})
+    assert (changed.code, changed.json["kind"], changed.json["metadata"]["annotations"]) == (200, "Project", {note: "Shown"})
+    assert embedded.get(f"/api/v1/namespaces/{embedded.namespace}").json["metadata"]["annotations"] == {note: "Shown"}
+    for where in ("labels", "annotations"):
+        refused = embedded.patch(path, {"metadata": {where: {"x": "y"}}})
+        assert (refused.code, refused.json["message"]) == (422, f'Project.project.openshift.io "{embedded.namespace}" is invalid: metadata.{where}[x]: Invalid value: "y": '
+                                                                "field is immutable, try updating the namespace")
+    old = embedded.get(path).json
+    old["metadata"].pop("annotations")
+    assert "annotations" not in embedded.put(path, old).json["metadata"]
+    assert embedded.put(path, old).code == 409

@@ -5,6 +5,7 @@ A Project is a Namespace under another name; nothing of it is kept here.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -14,14 +15,16 @@ from aiohttp import web
 from . import errors, metadata, tables
 from .auth import Action, Authorizer, User
 from .calls import Call
+from .errors import Cause
 from .kinds import Column, Kind
 from .lists import encode_list, item_encoder, parse_options
 from .reads import BOOKMARKS, Reads, list_metadata
 from .representations import Form, accepted, answer, answer_object, read_object
 from .resources import Resources
+from .scale import patched
 from .selectors import Selection, selection
 from .store import Entry, Object
-from .write_options import write_options
+from .write_options import WriteOptions, write_options
 from .writes import Writes, method_not_supported
 
 GROUP, VERSION = "project.openshift.io", "v1"
@@ -44,7 +47,8 @@ class Projects:
     def discovery() -> dict[tuple[str, str], list[Object]]:
         return {(GROUP, VERSION): [
             {"name": "projectrequests", "singularName": "projectrequest", "namespaced": False, "kind": "ProjectRequest", "verbs": ["create", "list"]},
-            {"name": "projects", "singularName": "project", "namespaced": False, "kind": "Project", "verbs": ["delete", "get", "list", "watch"]}]}
+            {"name": "projects", "singularName": "project", "namespaced": False, "kind": "Project",
+             "verbs": ["create", "delete", "get", "list", "patch", "update", "watch"]}]}
 
     @staticmethod
     def serves(call: Call) -> bool:
@@ -60,6 +64,10 @@ class Projects:
                 return answer_object({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})
         elif method == "GET":
             return self._get(call) if call.name else await self._list(call)
+        elif method == "POST" and not call.name:
+            return await self._create(call)
+        elif method in ("PUT", "PATCH") and call.name:
+            return await self._change(call)
         elif method == "DELETE" and call.name:
             return await self._delete(call)
         raise method_not_supported(call)
@@ -127,17 +135,51 @@ class Projects:
         if self._resources.find(self._namespaces, "", name) is not None:
             raise errors.already_exists("project", GROUP, name)  # in the singular, as it words that
         notes = {DESCRIPTION: asked.get("description") or "", DISPLAY_NAME: asked.get("displayName") or "", REQUESTER: call.user.name}
-        namespace = {"metadata": {"name": name, "annotations": notes}}
-        causes = metadata.causes(self._namespaces, namespace["metadata"])
-        if causes:
-            raise errors.invalid("ProjectRequest", GROUP, name, causes)
-        made = self._resources.create(self._namespaces, namespace, dry_run=options.dry_run)
+        made = self._made("ProjectRequest", {"name": name, "annotations": notes}, options)
         if not options.dry_run:
             self._resources.create(self._bindings, {
                 "metadata": {"name": "admin", "namespace": name},
                 "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": "admin"},
                 "subjects": [{"apiGroup": RBAC, "kind": "User", "name": call.user.name}]})
         return answer_object(project(made), 201)
+
+    async def _create(self, call: Call) -> web.StreamResponse:
+        """What an administrator may, without asking: nobody becomes its admin."""
+        options = write_options(call, "CreateOptions")
+        given = (await read_object(call.request, "Project")).get("metadata") or {}
+        name = str(given.get("name") or "")
+        if self._resources.find(self._namespaces, "", name) is not None:
+            raise errors.already_exists("projects", GROUP, name)
+        kept = {key: given[key] for key in ("name", "labels", "annotations") if given.get(key)}
+        return answer_object(project(self._made("Project", kept, options)), 201)
+
+    def _made(self, kind: str, meta: Object, options: WriteOptions) -> Object:
+        """The namespace of this metadata; 422 if it cannot be."""
+        causes = metadata.causes(self._namespaces, meta)
+        if causes:
+            raise errors.invalid(kind, GROUP, meta["name"], causes)
+        return self._resources.create(self._namespaces, {"metadata": meta}, dry_run=options.dry_run)
+
+    async def _change(self, call: Call) -> web.StreamResponse:
+        """Only what it is called and described as; the rest is changed on the namespace."""
+        options = write_options(call, "PatchOptions" if call.request.method == "PATCH" else "UpdateOptions")
+        old = self._entry(call.name).obj
+        wanted = await (patched(call, project(copy.deepcopy(old))) if call.request.method == "PATCH" else read_object(call.request, "Project"))
+        given = wanted.get("metadata") or {}
+        if given.get("resourceVersion") not in (None, "", old["metadata"]["resourceVersion"]):
+            raise errors.conflict("projects", GROUP, call.name)
+        causes = []
+        for where in ("labels", "annotations"):
+            before, after = old["metadata"].get(where) or {}, given.get(where) or {}
+            for key in sorted({*before, *after}):
+                if before.get(key) != after.get(key) and key not in (DISPLAY_NAME, DESCRIPTION):
+                    causes.append(Cause(f"metadata.{where}[{key}]", f'Invalid value: "{after.get(key, "")}": field is immutable, try updating the namespace'))
+        if causes:
+            raise errors.invalid("Project", GROUP, call.name, causes)
+        old["metadata"]["annotations"] = given.get("annotations") or {}
+        if not old["metadata"]["annotations"]:
+            del old["metadata"]["annotations"]
+        return answer_object(project(self._resources.update(self._namespaces, old, dry_run=options.dry_run)))
 
     async def _delete(self, call: Call) -> web.StreamResponse:
         """That of its namespace, which goes on by itself."""

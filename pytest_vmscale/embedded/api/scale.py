@@ -29,7 +29,7 @@ class Scales:
         if method == "PUT":
             wanted = await read_object(call.request, "Scale")
         elif method == "PATCH":
-            wanted = await self._patched(call, scale)
+            wanted = await patched(call, scale)
         else:
             raise method_not_supported(call)
         options = write_options(call, "UpdateOptions")
@@ -45,17 +45,6 @@ class Scales:
         obj["spec"]["replicas"] = replicas
         return answer_object(self._scale(self._resources.update(call.kind, obj, dry_run=options.dry_run)))
 
-    async def _patched(self, call: Call, scale: Object) -> Object:
-        type_ = media_type(call.request)
-        functions = {JSON_PATCH: patches.json_patch, MERGE_PATCH: patches.merge_patch, STRATEGIC_PATCH: patches.merge_patch}
-        if type_ not in functions:
-            raise errors.ApiError(415, f"the body of the request was in an unknown format - accepted media types include: {', '.join(functions)}")
-        try:
-            patch = parse_json(await read_body(call.request))
-        except ValueError as error:
-            raise errors.ApiError(400, f"error decoding patch: {error}") from error
-        return functions[type_](scale, patch)
-
     @staticmethod
     def _scale(obj: Object) -> Object:
         meta, status = obj["metadata"], obj.get("status") or {}
@@ -69,3 +58,14 @@ class Scales:
                 "status": {"replicas": status.get("replicas", 0), "selector": ",".join(terms)}}
 
 
+async def patched(call: Call, obj: Object) -> Object:
+    """What the request's patch makes of an object that is kept nowhere as it is shown."""
+    type_ = media_type(call.request)
+    functions = {JSON_PATCH: patches.json_patch, MERGE_PATCH: patches.merge_patch, STRATEGIC_PATCH: patches.merge_patch}
+    if type_ not in functions:
+        raise errors.ApiError(415, f"the body of the request was in an unknown format - accepted media types include: {', '.join(functions)}")
+    try:
+        patch = parse_json(await read_body(call.request))
+    except ValueError as error:
+        raise errors.ApiError(400, f"error decoding patch: {error}") from error
+    return functions[type_](obj, patch)

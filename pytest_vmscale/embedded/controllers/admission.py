@@ -42,7 +42,7 @@ class Admission:
     def _route(self, obj: Object, old: Object | None) -> None:
         """A name below the cluster's domain for applications, where none is asked for."""
         resources = self._cluster.resources
-        infrastructure = resources.find(resources.kind("infrastructures.config.openshift.io"), "", "cluster")
-        if infrastructure is not None and not obj["spec"].get("host"):
-            domain = infrastructure["status"]["apiServerURL"].removeprefix("https://api.").partition(":")[0]
-            obj["spec"]["host"] = f"{obj['metadata']['name']}-{obj['metadata']['namespace']}.apps.{domain}"
+        ingress = resources.find(resources.kind("ingresses.config.openshift.io"), "", "cluster")
+        if ingress is not None and not obj["spec"].get("host"):
+            domain = ingress["spec"].get("appsDomain") or ingress["spec"]["domain"]
+            obj["spec"]["host"] = f"{obj['metadata']['name']}-{obj['metadata']['namespace']}.{domain}"

@@ -17,8 +17,6 @@ from . import __version__
 
 START_SECONDS = 60.0  # wall time that a cluster gets to start
 STOP_SECONDS = 15.0  # wall time that a cluster gets to end before it is killed
-
-
 BAD_INPUT = 4  # as pytest's own usage errors, where 1 says what was found
 UNFIT = 10  # as a run ends that finds its cluster so
 EXIT_CODES = (

@@ -182,6 +182,11 @@ def given(config: pytest.Config) -> bool:
     return any(config.getoption(_dest(option)) for option in options)
 
 
+def plans(config: pytest.Config) -> bool:
+    """Whether the run only says what it would do."""
+    return bool(config.getoption(_dest("--plan")))
+
+
 def joined(arguments: Sequence[str]) -> list[str] | None:
     """The command line with `--kubeconfig FILE` written as `--kubeconfig=FILE`, or None if that changes nothing.
 

@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """`--kubeconfig FILE` makes pytest look for its ini file beside FILE: begin again with `--kubeconfig=FILE`.
     --plan needs no xdist, whose workers would run what is only to be told."""
-    if config.getoption(options._dest("--plan")) and config.pluginmanager.has_plugin("xdist"):
+    if options.plans(config) and config.pluginmanager.has_plugin("xdist"):
         config.option.numprocesses, config.option.distload = 0, False
     given_arguments = [str(each) for each in config.invocation_params.args]
     better = options.joined(given_arguments)
@@ -199,7 +199,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Ite
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     """--plan: say what would be done, and do none of it."""
-    if not session.config.getoption(options._dest("--plan")) or RUN not in session.config.stash:
+    if not options.plans(session.config) or RUN not in session.config.stash:
         return None
     from .plan import plan
 

@@ -46,8 +46,8 @@ class Run:
     """The state of one run, in the process that runs the suites."""
 
     def __init__(self, settings: Settings, profile: Profile) -> None:
-        self.settings, self.profile = settings, profile
         """SettingsError or ClusterError if it cannot be run as asked; nothing is contacted."""
+        self.settings, self.profile = settings, profile
         # An embedded cluster that was started by hand is named by a kubeconfig, as a real one is.
         by_hand = look_at(settings.kubeconfig, settings.context) if settings.kubeconfig else None
         # Cluster seconds a wall second; None: each scenario has its own, on an embedded cluster that this run starts.

@@ -65,10 +65,6 @@ class Access:
         self._configuration = self._load()
         return self.authorization()
 
-    @property
-    def is_loopback(self) -> bool:
-        return _is_loopback(urlsplit(self.server).hostname or "")
-
 
 def load_access(kubeconfig: Path | str | None, context: str | None = None, in_cluster: bool = False) -> Access:
     """Read a kubeconfig (or several, joined as in KUBECONFIG), or the pod's service account if `in_cluster`.

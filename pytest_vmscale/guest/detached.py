@@ -59,11 +59,10 @@ class Check:
 
 @dataclass(frozen=True)
 class Ended:
-    """A line of the status file. By the guest's clock."""
+    """Of a line of the status file. By the guest's clock."""
 
     job: str
     started_epoch: float
-    ended_epoch: float
     code: int
 
 
@@ -177,7 +176,7 @@ def _ended(line: str) -> Ended | None:
     words = line.split()
     if len(words) != 4 or not all(word.isdigit() for word in words[1:]):
         return None
-    return Ended(words[0], int(words[1]) / 1e9, int(words[2]) / 1e9, int(words[3]))
+    return Ended(words[0], int(words[1]) / 1e9, int(words[3]))
 
 
 def _get(sftp: SFTPClient, name: str) -> bytes | None:

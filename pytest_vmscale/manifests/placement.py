@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .core import Manifest
 
@@ -14,7 +14,6 @@ HOSTNAME = "kubernetes.io/hostname"
 class Placement:
     """Anywhere, unless it was made by one of the constructors below."""
 
-    node_selector: Mapping[str, str] = field(default_factory=dict)
     nodes: tuple[str, ...] = ()
     per_node: int = 0
     even: bool = False
@@ -33,34 +32,18 @@ class Placement:
         return cls(nodes=tuple(nodes), per_node=per_node)
 
     @classmethod
-    def on_node(cls, node: str) -> Placement:
-        """All on one node."""
-        return cls(node_selector={HOSTNAME: node})
-
-    @classmethod
-    def in_zone(cls, label: str, value: str = "") -> Placement:
-        """On the nodes that have this label."""
-        return cls(node_selector={label: value})
-
-    @classmethod
     def where_open(cls, closed_label: str) -> Placement:
-        """On the nodes that do not have this label. Other than a selector's, this need not hold them there: once no node has the label they
+        """On the nodes that do not have this label. Other than a selector, this need not hold them there: once no node has the label they
         may go anywhere."""
         return cls(closed_label=closed_label)
 
-    @property
-    def room(self) -> int | None:
-        """How many VMs it has a place for; None for any number."""
-        return len(self.nodes) * self.per_node if self.nodes else None
-
     def of(self, index: int, labels: Mapping[str, str]) -> Manifest:
         """What the spec of the fleet's VM of this index says of nodes. `labels` tell the fleet's VMs. ValueError if it has no place."""
-        selector = dict(self.node_selector)
+        found: Manifest = {}
         if self.nodes:
             if not 0 <= index < len(self.nodes) * self.per_node:
                 raise ValueError(f"VM {index} has no place: {self.per_node} on each of {len(self.nodes)} nodes")
-            selector[HOSTNAME] = self.nodes[index // self.per_node]
-        found: Manifest = {"nodeSelector": selector} if selector else {}
+            found["nodeSelector"] = {HOSTNAME: self.nodes[index // self.per_node]}
         if self.closed_label:
             found["affinity"] = away_from(self.closed_label)
         if self.even:

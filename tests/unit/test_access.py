@@ -19,7 +19,6 @@ def test_server_and_token(tmp_path: Path) -> None:
     access = load_access(kubeconfig(tmp_path, SERVER + "/"))
     assert (access.server, access.context, access.embedded, access.tls) == (SERVER, "here", None, None)
     assert access.authorization() == "Bearer secret"
-    assert access.is_loopback
 
 
 def test_basic_auth_and_no_credentials(tmp_path: Path) -> None:

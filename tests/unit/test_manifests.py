@@ -66,7 +66,7 @@ MANIFESTS = {
     "vm-of-a-snapshot": lambda: vm("snapped", SITE),
     "vm-of-a-data-source": lambda: vm("sourced", SITE),
     "vm-on-a-node": lambda: vm("fedora", Site(), Placement.on_nodes(("worker-000", "worker-001"), 5)),
-    "vm-in-a-zone": lambda: vm("fedora", Site(), Placement.in_zone("node-role.kubernetes.io/zone-0")),
+    "vm-where-open": lambda: vm("fedora", Site(), Placement.where_open("vmscale.io/closed")),
     "vm-spread": lambda: vm("fedora", Site(), Placement.spread()),
     "secret-cloud-init": lambda: cloud_init_secret("vmscale-r1-0", "rhel", "r1", "main", "cloud-user", "ssh-ed25519 AAAAexample run"),
     "golden-http": lambda: golden("http"),
@@ -117,10 +117,9 @@ def test_another_source_is_another_image_and_the_same_one_is_used_again():
 def test_vms_fill_one_node_after_the_other():
     placement = Placement.on_nodes(("a", "b", "c"), 2)
     hosts = [placement.of(index, {})["nodeSelector"]["kubernetes.io/hostname"] for index in range(6)]
-    assert hosts == ["a", "a", "b", "b", "c", "c"] and placement.room == 6
+    assert hosts == ["a", "a", "b", "b", "c", "c"]
     with pytest.raises(ValueError, match="VM 6 has no place"):
         placement.of(6, {})
     with pytest.raises(ValueError, match="no placement"):
         Placement.on_nodes((), 2)
-    assert Placement.on_node("a").of(99, {}) == {"nodeSelector": {"kubernetes.io/hostname": "a"}}
-    assert ANYWHERE.of(5, {}) == {} and ANYWHERE.room is None
+    assert ANYWHERE.of(5, {}) == {}

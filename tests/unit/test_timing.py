@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def test_the_reference_says_where_every_value_comes_from() -> None:
     assert names == set(reference.sources)
     assert all(reference.sources.values())
     assert reference.virt_controller.client_qps == document["virt_controller"]["client_qps"]["value"]
+
+
+def test_every_value_is_read() -> None:
+    sources = "".join(path.read_text() for path in timing.PROFILES_FOLDER.parent.rglob("*.py"))
+    read = set(re.findall(r"\.(\w+)", sources))
+    assert [name for name in timing.load().sources if not set(name.split(".")) <= read] == []
 
 
 @pytest.mark.parametrize("name", timing.profiles())

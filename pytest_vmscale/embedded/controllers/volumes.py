@@ -17,7 +17,7 @@ SELECTED_NODE = "volume.kubernetes.io/selected-node"
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 CONTROLLER = "persistentvolume-controller"
 PROTECTION, DELETION = "kubernetes.io/pv-protection", "external-provisioner.volume.kubernetes.io/finalizer"
-CDI_GROUP, SNAPSHOT_GROUP = "cdi.kubevirt.io", "snapshot.storage.k8s.io"
+CDI_GROUP = "cdi.kubevirt.io"
 CLUSTER_ID = "0001-0011-openshift-storage-0000000000000001"
 
 

@@ -114,6 +114,13 @@ def test_who_can(cluster: Cluster) -> None:
     assert "jane" not in cluster.ask("POST", "/apis/authorization.openshift.io/v1/resourceaccessreviews", {**asked, "kind": "ResourceAccessReview"})[1]["users"]
     assert cluster.ask("POST", path, {**asked, "verb": ""})[0] == 422
 
+    def can(who: dict[str, Any], **more: str) -> bool:
+        body = {**asked, "kind": "LocalSubjectAccessReview", **who, **more}
+        return bool(cluster.ask("POST", path.replace("resourceaccess", "subjectaccess"), body)[1]["allowed"])
+
+    assert can({"user": "jane"}) and can({}) and not can({"user": "joe"}) and can({"user": "joe", "groups": ["system:masters"]})
+    assert not can({"user": "jane"}, verb="delete") and not can({"user": "jane"}, resource="nodes")
+
 
 def test_a_debug_pods_priority_and_the_roles_that_people_bind_are_there(cluster: Cluster) -> None:
     for path in ("scheduling.k8s.io/v1/priorityclasses/openshift-user-critical", *(f"rbac.authorization.k8s.io/v1/clusterroles/{each}" for each in (

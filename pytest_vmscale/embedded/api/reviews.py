@@ -34,6 +34,8 @@ class Reviews:
             (AUTHENTICATION, "selfsubjectreviews"): ("SelfSubjectReview", False, self._self),
             (OPENSHIFT_AUTHORIZATION, "resourceaccessreviews"): ("ResourceAccessReview", False, self._who_can),
             (OPENSHIFT_AUTHORIZATION, "localresourceaccessreviews"): ("LocalResourceAccessReview", True, self._who_can),
+            (OPENSHIFT_AUTHORIZATION, "subjectaccessreviews"): ("SubjectAccessReview", False, self._can_who),
+            (OPENSHIFT_AUTHORIZATION, "localsubjectaccessreviews"): ("LocalSubjectAccessReview", True, self._can_who),
         }
 
     def discovery(self) -> dict[tuple[str, str], list[Object]]:
@@ -112,13 +114,17 @@ class Reviews:
 
     def _who_can(self, asked: Object, user: User, kind: str) -> Object:
         """What oc policy who-can asks."""
-        verb, group, resource, name = (str(asked.get(key) or "") for key in ("verb", "resourceAPIGroup", "resource", "resourceName"))
-        if not verb or not resource:
-            raise errors.invalid(kind, OPENSHIFT_AUTHORIZATION, "", [Cause("resource" if verb else "verb", "Required value", "FieldValueRequired")])
-        resource, _, subresource = resource.partition("/")
-        users, groups = self._authorizer.who_can(Action(verb, group, resource, subresource, asked["namespace"], name))
-        return {"kind": "ResourceAccessReviewResponse", "apiVersion": f"{OPENSHIFT_AUTHORIZATION}/v1", "metadata": {}, "namespace": asked["namespace"],
+        action = _openshift_action(asked, kind)
+        users, groups = self._authorizer.who_can(action)
+        return {"kind": "ResourceAccessReviewResponse", "apiVersion": f"{OPENSHIFT_AUTHORIZATION}/v1", "metadata": {}, "namespace": action.namespace,
                 "users": users, "groups": groups, "evalutionError": ""}
+
+    def _can_who(self, asked: Object, user: User, kind: str) -> Object:
+        """Whether the user that is named, or else the one who asks, may."""
+        action, groups = _openshift_action(asked, kind), tuple(asked.get("groups") or ())
+        subject = User(str(asked.get("user") or ""), groups) if asked.get("user") or groups else user
+        return {"kind": "SubjectAccessReviewResponse", "apiVersion": f"{OPENSHIFT_AUTHORIZATION}/v1", "metadata": {}, "namespace": action.namespace,
+                "allowed": self._authorizer.allows(subject, action)}
 
     async def request_token(self, request: web.Request, namespace: str, name: str) -> web.StreamResponse:
         """POST serviceaccounts/NAME/token."""
@@ -145,3 +151,12 @@ def myself(user: User) -> Object:
 
 def authenticated(user: User) -> bool:
     return AUTHENTICATED in user.groups or user.master
+
+
+def _openshift_action(asked: Object, kind: str) -> Action:
+    """What a review of authorization.openshift.io is about; 422 if that is not said."""
+    verb, group, resource, name = (str(asked.get(key) or "") for key in ("verb", "resourceAPIGroup", "resource", "resourceName"))
+    if not verb or not resource:
+        raise errors.invalid(kind, OPENSHIFT_AUTHORIZATION, "", [Cause("resource" if verb else "verb", "Required value", "FieldValueRequired")])
+    resource, _, subresource = resource.partition("/")
+    return Action(verb, group, resource, subresource, asked["namespace"], name)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ORDER = (Finding.REGRESSION, Finding.IMPROVEMENT, Finding.UNCLEAR, Finding.SAME, Finding.SHOWN)
+_WRITTEN = {"ssh": "SSH", "vm": "VM", "vms": "VMs", "vmi": "VMI", "ip": "IP", "io": "I/O", "iops": "IOPS"}
 RUNS_DRAWN = 8  # curves in a chart; the baseline's later runs
 
 
@@ -106,7 +107,7 @@ def candidates(measurement: Measurement, baselines: Sequence[Saved], allow: Sequ
 
 def one_line(compared: Compared) -> str:
     """What the verdict says where there is no regression."""
-    runs = list(dict.fromkeys(str(each["run_id"]) for each in compared.baselines))
+    runs = _runs(compared)
     better, unclear = len(compared.found(Finding.IMPROVEMENT)), len(compared.found(Finding.UNCLEAR))
     told = f"No regression against {runs[0] if len(runs) == 1 else count(len(runs), 'run')}"
     extras = [f"{count(better, 'figure')} better"] * bool(better) + [f"{count(unclear, 'figure')} too noisy to tell"] * bool(unclear)
@@ -134,17 +135,28 @@ def label(change: Change) -> str:
     name = change.metric
     for ending in ("_seconds", "_percent"):
         name = name.removesuffix(ending)
-    said = name.replace("_", " ").replace("failed", "VMs that failed")
+    said = "VMs that failed" if name == "failed" else words(name)
     return said if change.statistic == "value" else f"{said} {change.statistic}"
+
+
+def words(name: str) -> str:
+    """A field's name, as people write it."""
+    return " ".join(_WRITTEN.get(each, each) for each in name.split("_"))
 
 
 def text(value: float | None, metric: str) -> str:
     if value is None:
         return "beyond the deadline" if metric.endswith("_seconds") else "no value"
-    if metric.endswith("_seconds") and abs(value) < 0.1:
-        return f"{value * 1000:.3g} ms"
+    if metric.endswith("_seconds") and 0 < abs(value) < 0.1:
+        factor, unit = _scale(value)
+        return f"{value * factor:.3g} {unit}"
     unit = " s" if metric.endswith("_seconds") else " %" if metric.endswith("_percent") else ""
     return f"{value:.1f}{unit}" if abs(value) < 10_000 else f"{value:.4g}{unit}"
+
+
+def _scale(seconds: float) -> tuple[float, str]:
+    """The unit that such a time is told in, and how many of it a second has."""
+    return (1.0, "s") if abs(seconds) >= 0.1 else (1e3, "ms") if abs(seconds) >= 1e-3 else (1e6, "us")
 
 
 def data(compared: Compared) -> dict[str, Any]:
@@ -174,11 +186,20 @@ def _change_data(change: Change) -> dict[str, Any]:
     return {**asdict(change), "finding": str(change.finding), "interval_percent": list(interval) if interval else None}
 
 
+def _runs(compared: Compared) -> list[str]:
+    return list(dict.fromkeys(str(each["run_id"]) for each in compared.baselines))
+
+
+def heading(compared: Compared) -> str:
+    """What was compared with what."""
+    runs = _runs(compared)
+    return f"Compared with {count(len(runs), 'earlier run')} ({', '.join(runs)}), tolerance {compared.tolerance_percent:g} %"
+
+
 def lines(compared: Compared, everything: bool = False) -> list[str]:
     """For the terminal, in at most 100 columns: each regression and improvement, and how many were neither (`everything`: these too)."""
-    runs = list(dict.fromkeys(str(each["run_id"]) for each in compared.baselines))
-    told = wrap(f"Compared with {count(len(runs), 'earlier run')} ({', '.join(runs)}), tolerance {compared.tolerance_percent:g} %", "")
-    if len(runs) < ENOUGH_RUNS:
+    told = wrap(heading(compared), "")
+    if len(_runs(compared)) < ENOUGH_RUNS:
         told += wrap(f"What runs differ by is assumed, and told by {ENOUGH_RUNS} earlier runs or more.", "")
     for each in compared.comparisons:
         told += ["", *scenario_lines(each, everything)]
@@ -293,16 +314,18 @@ def chart(now: Measurement, before: Sequence[Measurement], subtitle: str) -> Fig
     if not any(sample.measured for sample, *_ in samples):
         return None
     figure, axes = new_figure(f"{named(now.scenario).title}, {now.scope}: now and before", subtitle)
+    timed = metric.endswith("_seconds")
+    factor, unit = _scale(max(max(sample.measured, default=0.0) for sample, *_ in samples)) if timed else (1.0, "")
     for sample, colour, width, name in samples:
         if sample.measured:
-            cumulative(axes, sample.measured, sample.size, color=colour, linewidth=width, label=name)
+            cumulative(axes, [value * factor for value in sample.measured], sample.size, color=colour, linewidth=width, label=name)
     for percent in (50, 90, 99):
         value = mine.percentile(percent) if mine.size else None
         if value is not None:
-            axes.plot([value], [percent], "o", color=RED, markersize=5)
-            axes.annotate(f"p{percent} {value:.1f}", (value, percent), (7, -4), textcoords="offset points", va="top", fontsize=8)
+            axes.plot([value * factor], [percent], "o", color=RED, markersize=5)
+            axes.annotate(f"p{percent} {value * factor:.1f}", (value * factor, percent), (7, -4), textcoords="offset points", va="top", fontsize=8)
     axes.set_ylim(0, 104)
     axes.set_ylabel("% of all VMs")
-    axes.set_xlabel(metric.replace("_", " "))
+    axes.set_xlabel(f"{words(metric.removesuffix('_seconds'))}, {unit}" if timed else words(metric))
     legend(axes, "lower right")
     return figure

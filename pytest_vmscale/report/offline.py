@@ -15,7 +15,7 @@ from pytest_vmscale.report.saved import Saved, SavedError, load, load_verdict, o
 from pytest_vmscale.report.saved import subtitle as subtitle_of
 from pytest_vmscale.report.tables import FACTS, page
 from pytest_vmscale.report.terminal import cut, margin, number, summary_lines
-from pytest_vmscale.scenarios import grouped, of_objective
+from pytest_vmscale.scenarios import grouped, named, of_objective
 from pytest_vmscale.slo.judge import EXIT_INTERRUPTED, Ruling, Verdict
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def report_page(run: Over) -> str:
     if run.compared:
         body += [
             "<h2>Against earlier runs</h2>",
-            f"<p>{_text(comparison.lines(run.compared)[0])}. {_text(comparison.one_line(run.compared)) if not run.compared.regressions else ''}</p>",
+            f"<p>{_text(comparison.heading(run.compared))}. {_text(comparison.one_line(run.compared)) if not run.compared.regressions else ''}</p>",
             _list(run.compared.regressions),
             comparison.table(run.compared.comparisons),
         ]
@@ -143,13 +143,13 @@ def comparison_page(compared: Compared, now: Sequence[Saved], before: Sequence[S
     worse = compared.regressions
     body = [
         f"<h1>Comparison of runs: <span class='{'fail' if worse else 'pass'}'>{len(worse) or 'no'} regression{'s' * (len(worse) != 1)}</span></h1>",
-        f"<p>{_text(comparison.lines(compared)[0])}.</p>",
+        f"<p>{_text(comparison.heading(compared))}.</p>",
         _list([*worse, *compared.troubles]) if worse or compared.troubles else f"<p>{_text(comparison.one_line(compared))}</p>",
     ]
     for each in now:
         same = [it.measurement for it in before if it.measurement.scenario == each.measurement.scenario]
         figure = comparison.chart(each.measurement, [it for it in same if it.scope == each.measurement.scope] or same, each.subtitle)
-        body.append(_figure("Now and before", figure))
+        body.append(_figure(f"{named(each.measurement.scenario).title}, {each.measurement.scope}: now and before", figure))
     body.append(comparison.table(compared.comparisons))
     return page("Comparison of runs", "\n".join(each for each in body if each))
 

@@ -362,7 +362,7 @@ def test_a_comparison_is_told_in_lines_and_as_data(saved):
     text = lines(compared)
     assert max(map(len, text)) <= WIDTH
     assert text[0] == "Compared with 2 earlier runs (before, earlier), tolerance 5 %"
-    assert any("time to ssh p99" in line and line.endswith("regression") for line in text)
-    assert any(each.startswith("Boot storm, 1000 VMs: time to ssh p99: ") and "% longer" in each for each in compared.regressions)
+    assert any("time to SSH p99" in line and line.endswith("regression") for line in text)
+    assert any(each.startswith("Boot storm, 1000 VMs: time to SSH p99: ") and "% longer" in each for each in compared.regressions)
     verdict = schema("verdict")
     jsonschema.validate(json.loads(json.dumps(data(compared))), {**verdict["$defs"]["comparison"], "$defs": verdict["$defs"]})

@@ -88,7 +88,7 @@ def test_markdown_fits_into_a_message_and_says_what_broke_first(run):
     assert text.startswith("**FAIL** · scale acceptance, run `after`") and "simulated at 20x" in text
     rows = [line for line in text.splitlines() if line.startswith(("| ❌", "| ✅"))]
     assert rows[0].startswith("| ❌ | Every VM boots, 200 VMs | 197 of 200 | 100 % |")
-    assert "time to ssh p90: " in text and "% longer than the baseline's" in text
+    assert "time to SSH p90: " in text and "% longer than the baseline's" in text
     assert len(text) < 4000
 
 
@@ -127,7 +127,7 @@ def test_a_page_needs_nothing_but_itself(run):
         "FAIL",
         "Storm duration, 200 VMs",
         "3 of 200 VMs never booted",
-        "time to ssh p90",
+        "time to SSH p90",
         "OpenShift",
         "4.9.15",
         "Start 200 VMs at once",
@@ -148,9 +148,10 @@ def test_compare_says_what_is_worse_and_ends_with_1(run, capsys, tmp_path):
     )
     assert cli.main(["compare", first, second, last, "-o", str(tmp_path / "out.html")]) == 1
     out = capsys.readouterr().out
-    assert re.search(r"time to ssh p90 +\d+\.\d s +\d+\.\d s +\+\d+\.\d % +\d+\.\d %  regression", out)
+    assert re.search(r"time to SSH p90 +\d+\.\d s +\d+\.\d s +\+\d+\.\d % +\d+\.\d %  regression", out)
     page = _Page((tmp_path / "out.html").read_text())
     assert page.tags.count("svg") == 1 and page.fetched == [] and "regressions" in page.text
+    assert "Compared with 2 earlier runs (a, b), tolerance 5 %." in page.text
     assert cli.main(["compare", first, second]) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -120,6 +121,22 @@ def test_who_can(cluster: Cluster) -> None:
 
     assert can({"user": "jane"}) and can({}) and not can({"user": "joe"}) and can({"user": "joe", "groups": ["system:masters"]})
     assert not can({"user": "jane"}, verb="delete") and not can({"user": "jane"}, resource="nodes")
+
+
+def test_somebody_without_a_project_logs_in(cluster: Cluster) -> None:
+    """What oc login --token asks after it: who they are, their projects, and whether they may ask for one."""
+    accounts = f"/api/v1/namespaces/{cluster.namespace}/serviceaccounts/default"
+    cluster.until(lambda: cluster.ask("GET", accounts)[0] == 200)
+    someone = copy.copy(cluster)
+    someone.token = cluster.ask("POST", f"{accounts}/token", {"spec": {}})[1]["status"]["token"]
+    name = f"system:serviceaccount:{cluster.namespace}:default"
+    assert someone.ask("GET", "/apis/user.openshift.io/v1/users/~")[1]["metadata"]["name"] == name
+    assert items(someone, "/apis/project.openshift.io/v1/projects") == []
+    path = "/apis/authorization.openshift.io/v1/subjectaccessreviews"
+    asked = {"kind": "SubjectAccessReview", "apiVersion": "authorization.openshift.io/v1", "verb": "create", "resourceAPIGroup": "project.openshift.io", "resource": "projectrequests"}
+    assert someone.ask("POST", path, asked)[1]["allowed"] is False
+    assert someone.ask("POST", path, {**asked, "user": "jane"})[0] == 403
+    assert someone.ask("GET", "/apis/project.openshift.io/v1/projectrequests")[0] == 403
 
 
 def test_a_debug_pods_priority_and_the_roles_that_people_bind_are_there(cluster: Cluster) -> None:

@@ -120,9 +120,12 @@ class Reviews:
                 "users": users, "groups": groups, "evalutionError": ""}
 
     def _can_who(self, asked: Object, user: User, kind: str) -> Object:
-        """Whether the user that is named, or else the one who asks, may."""
+        """Whether the one who asks may; or the user that is named, which is told only to those who may ask about others."""
         action, groups = _openshift_action(asked, kind), tuple(asked.get("groups") or ())
-        subject = User(str(asked.get("user") or ""), groups) if asked.get("user") or groups else user
+        subject = user
+        if asked.get("user") or groups:
+            subject = User(str(asked.get("user") or ""), groups)
+            self._authorizer.check(user, Action("create", AUTHORIZATION, "subjectaccessreviews"))
         return {"kind": "SubjectAccessReviewResponse", "apiVersion": f"{OPENSHIFT_AUTHORIZATION}/v1", "metadata": {}, "namespace": action.namespace,
                 "allowed": self._authorizer.allows(subject, action)}
 

@@ -104,7 +104,7 @@ def plan(run: Run) -> Plan:
 def _point_lines(measurement: Measurement, subtitle: str) -> list[str]:
     """What one scenario measured, judged by nobody."""
     failed = measurement.failed
-    heading = f"{measurement.scenario}: {measurement.size - len(failed)} of {measurement.size} VMs up"
+    heading = f"Boot storm: {measurement.size - len(failed)} of {measurement.size} VMs up"
     if measurement.duration_seconds is not None:
         heading += f", the last after {measurement.duration_seconds:.1f} s"
     lines = heading_lines(measurement, heading, subtitle)
@@ -120,7 +120,7 @@ def _point_lines(measurement: Measurement, subtitle: str) -> list[str]:
 
 def _sweep_lines(measurements: Sequence[Measurement], subtitle: str) -> list[str]:
     """A row a point. What else was measured at each point is in its result file."""
-    lines = [f"{measurements[0].scenario}: {len(measurements)} points" + (f" ({subtitle})" if subtitle else "")]
+    lines = [f"Boot storm: {len(measurements)} points" + (f" ({subtitle})" if subtitle else "")]
     lines.append(f"{'VMs':>8}{'up':>8}{'duration':>10}  {'to SSH:':<8}" + heads())
     for measurement in measurements:
         duration = "-" if measurement.duration_seconds is None else f"{measurement.duration_seconds:.1f}"

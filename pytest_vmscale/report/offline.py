@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,25 +166,35 @@ def _where(run: Over) -> str:
     return f"{run.cluster['kind']} cluster"
 
 
-def _objectives_table(given: Iterable[Objective], profile: str | None) -> str:
+def _objectives_table(given: Sequence[Objective], profile: str | None) -> str:
+    """Scenario by scenario, where there are several. The sources, which many share, stand below."""
     heads = ("objective", "measured", "limit", "reference", "margin", "verdict", "source")
-    rows = []
-    for each in given:
-        cells = (
-            each.full_title,
-            each.measured_text,
-            number(each.limit, each.unit),
-            number(each.reference, each.unit) + (f" ({each.how})" if each.how and each.reference is not None else ""),
-            margin(each.margin_percent),
-            each.outcome.value + (f": {each.why}" if each.why and each.outcome is not Outcome.PASS else ""),
-            each.source,
-        )
-        lost = " class='lost'" if each.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE) else ""
-        rows.append(f"<tr{lost}>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>")
-    if not rows:
+    if not given:
         return "<p>None was judged.</p>"
+    sources = list(dict.fromkeys(each.source for each in given))
+    scenarios = list(dict.fromkeys(of_objective(each.id) for each in given))
+    rows = []
+    for scenario in scenarios:
+        its = [each for each in given if of_objective(each.id) is scenario]
+        if len(scenarios) > 1:
+            judged = [each for each in its if each.outcome is not Outcome.REPORTED]
+            met = sum(each.outcome is Outcome.PASS for each in judged)
+            rows.append(f"<tr><th colspan='{len(heads)}'>{_text(scenario.title)}: {met} of {len(judged)} met</th></tr>")
+        for each in its:
+            cells = (
+                each.full_title,
+                each.measured_text,
+                number(each.limit, each.unit),
+                number(each.reference, each.unit) + (f" ({each.how})" if each.how and each.reference is not None else ""),
+                margin(each.margin_percent),
+                each.outcome.value + (f": {each.why}" if each.why and each.outcome is not Outcome.PASS else ""),
+                f"[{sources.index(each.source) + 1}]",
+            )
+            lost = " class='lost'" if each.outcome in (Outcome.FAIL, Outcome.INCONCLUSIVE) else ""
+            rows.append(f"<tr{lost}>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>")
     caption = f"<caption>By the SLO profile {_text(profile)}</caption>" if profile else ""
-    return f"<table>{caption}<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(rows)}</table>"
+    table = f"<table>{caption}<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{''.join(rows)}</table>"
+    return f"{table}<p>Sources</p>{_list(sources, 'ol')}"
 
 
 def _facts_table(run: Over) -> str:

@@ -85,7 +85,7 @@ def _of(path: Path) -> list[Saved]:
         files = sorted(path.glob("*_results.json"))
         if not files:
             raise SavedError(f"{path}: has no results (a run's folder has files such as boot-storm_results.json)")
-        return [load_file(each) for each in files]
+        return sorted(map(load_file, files), key=lambda each: each.timestamp)  # a sweep's names have another order than its points
     return [load_file(path)]
 
 

@@ -55,14 +55,15 @@ def objective_lines(objectives: Sequence[Objective]) -> list[str]:
     sources = list(dict.fromkeys(each.source for each in objectives))
     several = len({each.scope for each in objectives}) > 1
     reported: dict[str, list[Objective]] = {}
-    lines = [f"{'Objective':<40} {'measured':>14} {'limit':>10} {'margin':>9}  {'verdict':<12} source"]
+    lines = [f"{'Objective':<40} {'measured':>14} {'limit':>12} {'margin':>9}  {'verdict':<12} source"]
     for each in objectives:
         if each.outcome is Outcome.REPORTED and each.limit is None:
             reported.setdefault(each.scope, []).append(each)
             continue
-        title = cut(f"{each.title}, {each.scope}" if several and each.scope else each.title, 40)
-        figures = f"{each.measured_text:>14} {number(each.limit, each.unit):>10} {margin(each.margin_percent):>9}"
-        lines.append(f"{title:<40} {figures}  {each.outcome.value:<12} [{sources.index(each.source) + 1}]")
+        measured = cut(each.measured_text, 40)  # words take their room from the title
+        title = cut(f"{each.title}, {each.scope}" if several and each.scope else each.title, min(40, 54 - len(measured)))
+        figures = f"{measured:>{54 - len(title)}} {number(each.limit, each.unit):>12} {margin(each.margin_percent):>9}"
+        lines.append(f"{title} {figures}  {each.outcome.value:<12} [{sources.index(each.source) + 1}]")
     for scope, unjudged in reported.items():
         notes = "".join(f" [{number}]" for number in sorted({sources.index(each.source) + 1 for each in unjudged}))
         figures = ", ".join(f"{each.title} {each.measured_text}" for each in unjudged)
@@ -79,7 +80,7 @@ def objective_lines(objectives: Sequence[Objective]) -> list[str]:
 
 def heading_lines(measurement: Measurement, heading: str, subtitle: str) -> list[str]:
     """What was measured, in a line; and that it was cut short, if it was."""
-    lines = [heading + (f" ({subtitle})" if subtitle else "")]
+    lines = wrap(heading + (f" ({subtitle})" if subtitle else ""), "", "    ")
     if not measurement.complete:
         lines += wrap(f"Cut short: {measurement.incomplete_reason or 'no reason given'}", "")
     return lines

@@ -118,7 +118,7 @@ def _one(measurement: Measurement, subtitle: str) -> list[str]:
     heading = f"Upgrade ({details.get('kind', '')}) from {details.get('from')} to {details.get('to')}: "
     seconds = measurement.duration_seconds
     heading += f"{details.get('state')}, not complete" if seconds is None else f"complete in {seconds / 60:.1f} min ({seconds:.0f} s)"
-    found = [line for each in heading_lines(measurement, heading, subtitle) for line in wrap(each, "", "    ")]
+    found = heading_lines(measurement, heading, subtitle)
     said = f"Asked for by {details.get('asked_by')}" + (f", on channel {details['channel']}" if details.get("channel") else "") + "."
     if details.get("completed_seconds") is not None:
         late = ", at the latest" if details.get("seen_late") else ""
@@ -183,7 +183,7 @@ def _api_lines(details: Mapping[str, Any]) -> list[str]:
     found = []
     for name, each in (details.get("api") or {}).items():
         longest = each["longest_outage_seconds"]
-        figures = " ".join(f"{key} {_milliseconds(each[f'{key}_seconds'])}" for key in ("p50", "p90", "p99", "max"))
+        figures = ", ".join(f"{key} {_milliseconds(each[f'{key}_seconds'])}" for key in ("p50", "p90", "p99", "max"))
         outage = "never answered" if longest is None else f"longest outage {longest:.1f} s"
         found += wrap(f"API {name}: {each['failed']} of {each['probes']} requests failed, {outage}; {figures}.", "", "    ")
     return found
@@ -212,7 +212,7 @@ def _vm_lines(measurement: Measurement) -> list[str]:
         found += wrap(
             f"I/O of {before[0]['vms']} VMs: mean latency {base * 1e6:.0f} us before, {worst['mean_seconds'] * 1e6:.0f} us in the worst of "
             f"{count(len(meanwhile), 'window')} ({(worst['mean_seconds'] / base - 1) * 100:+.1f} %)"
-            + (f"; the slowest I/O took {max(stalls):.2f} s." if stalls else "."),
+            + (f"; the slowest I/O took {_milliseconds(max(stalls))}." if stalls else "."),
             "",
         )
     errors = [each for each in records if each.io_error]

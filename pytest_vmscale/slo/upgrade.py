@@ -97,7 +97,7 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
         ),
         at_most(
             "upgrade.operators_healthy",
-            "Operators not healthy after",
+            "Unhealthy operators",
             float(len(unhealthy)),
             unit="operators",
             limit=0.0,

@@ -36,11 +36,11 @@ PROFILE = load_profile("reference")
 def run(tmp_path: Path) -> Callable[..., Path]:
     """A run's folder with this measurement, judged, and compared with `before`."""
 
-    def write(measurement: Measurement, run_id: str, before: Path | None = None) -> Path:
+    def write(measurement: Measurement, run_id: str, before: Path | None = None, point: int | None = None) -> Path:
         measurement = replace(measurement, run_id=run_id, time_rate=20.0)
         files = ResultFiles(tmp_path / run_id, About(run_id, {"name": "pytest-vmscale", "version": "0.1.0"}, CLUSTER))
         objectives = judge_storm(measurement, PROFILE)
-        files.scenario(measurement.scenario, workload=WORKLOAD).finish(measurement, objectives)
+        files.scenario(measurement.scenario, point, WORKLOAD).finish(measurement, objectives)
         compared = None
         if before:
             taken = [(measurement, conditions(measurement, CLUSTER, WORKLOAD))]
@@ -133,6 +133,23 @@ def test_a_page_needs_nothing_but_itself(run):
         "Start 200 VMs at once",
     ):
         assert told in page.text, told
+
+
+def test_a_page_of_several_scenarios_is_grouped_by_them_and_names_each_source_once(run):
+    folder = run(make_storm(200, 150.0), "r1")
+    over = offline.read(folder)
+    storm = over.verdict.objectives
+    deployed = replace(storm[0], id="deployment.every_vm_deployed", title="Every VM deployed", outcome=Outcome.FAIL, why="one was lost")
+    text = _Page(offline.report_page(replace(over, verdict=replace(over.verdict, objectives=(*storm, deployed))))).text
+    assert "Boot storm: 2 of 2 met" in text and "Deployment: 0 of 1 met" in text
+    assert text.count(storm[0].source) == 1 + sum(line.count(storm[0].source) for line in over.verdict.why)
+    assert "Boot storm: 2 of 2 met" not in _Page(offline.report_page(over)).text
+
+
+def test_points_are_told_in_the_order_in_which_they_were_measured(run):
+    for size in (1000, 200):
+        folder = run(replace(make_storm(size, 150.0), started_epoch=1e9 + size), "r1", point=size)
+    assert [each.size for each in offline.read(folder).measurements] == [200, 1000]
 
 
 def test_what_a_guest_says_is_text_and_no_markup(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,25 @@ def test_a_pass_is_shown_with_its_limit_margin_and_source() -> None:
     assert "limit from 1065 s, reference point + 10 %" in text
     assert "Verdict: PASS (exit code 0)" in text
     assert "Boot time p50" in line_with(text, "Reported without a limit")
+
+
+def test_words_instead_of_a_figure_take_their_room_from_the_title() -> None:
+    (row,) = [
+        line
+        for line in objective_lines([replace(judge_storm(make_storm(10, 20.0), PROFILE)[1], measured_text="no migration under both loads")])
+        if "no migration under both loads" in line
+    ]
+    head, *_ = objective_lines(judge_storm(make_storm(10, 20.0), PROFILE))
+    assert len(row) <= WIDTH and row.index("112.2 s") + len("112.2 s") == head.index("limit") + len("limit")
+
+
+def test_a_long_heading_is_wrapped() -> None:
+    lines = terminal.heading_lines(
+        make_storm(1000, 1060.0),
+        "Deployment: 1000 of 1000 VMs in bulks of 100, the last after 834.9 s",
+        "embedded cluster, simulated at 30x",
+    )
+    assert len(lines) == 2 and max(map(len, lines)) <= WIDTH
 
 
 def test_failed_vms_are_named_with_the_phase_reached() -> None:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from . import yamlfile
+from .quantity import amount
 
 
 def _written_as(pattern: str, wanted: str) -> AfterValidator:
@@ -192,7 +193,7 @@ class Fio(_Strict):
 
     @property
     def file_bytes(self) -> int:
-        return size_bytes(self.file_size)
+        return int(amount(self.file_size))
 
     @property
     def dataset_bytes(self) -> int:
@@ -378,18 +379,6 @@ def parse_sweep(option: str, text: str) -> tuple[int, ...]:
         if counts.count(count) > 1:
             raise SettingsError(f"{option} {text}: {count} is given twice")
     return tuple(sorted(counts))
-
-
-def size_bytes(quantity: str) -> int:
-    """A Kubernetes quantity (`40Gi`, `4G`, `2Mi`) in bytes, cut to a whole one."""
-    match = re.fullmatch(QUANTITY, quantity)
-    if not match:
-        raise ValueError(f"{quantity!r} is no quantity")
-    number = re.match(r"[\d.]+", quantity)
-    assert number
-    unit = quantity[number.end() :]
-    power = "kMGTP".index("k" if unit[0] == "K" else unit[0]) + 1 if unit and unit != "m" else 0
-    return int(float(number[0]) * (1024 if unit.endswith("i") else 1000) ** power / (1000 if unit == "m" else 1))
 
 
 def parse_bulk_sizes(text: str) -> tuple[int | None, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from ..cluster.conditions import condition_of
 from ..cluster.requests import ApiError, Cluster, Object
 from ..cluster.watch import OwnedMeta, Projection
 from ..model import Fleet
+from ..quantity import amount
 from .movements import FINAL
 from .nodes import NODES, takes_pods
 from .upgrade_checks import VERSIONS
@@ -105,18 +105,6 @@ class Site:
     nodes: Mapping[str, Object]
     budgets: Sequence[Object]
     by_node: Mapping[str, list[Pod]] = field(default_factory=dict)
-
-
-_SUFFIX = {"": 1.0, "m": 1e-3, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
-           "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}  # fmt: skip
-
-
-def amount(quantity: str) -> float:
-    """A Kubernetes quantity (`100m`, `4G`, `256Mi`, `2e3`) as a number. ValueError if it is none."""
-    match = re.fullmatch(r"([0-9.]+(?:[eE][+-]?\d+)?)([a-zA-Z]*)", quantity)
-    if match is None or match[2] not in _SUFFIX:
-        raise ValueError(f"{quantity!r} is no quantity")
-    return float(match[1]) * _SUFFIX[match[2]]
 
 
 async def limits(cluster: Cluster) -> Limits:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pytest_vmscale.model import LatencyRecord, Measurement, MigrationLoadRecord, Objective
-from pytest_vmscale.settings import Settings, SettingsError, size_bytes
+from pytest_vmscale.quantity import amount
+from pytest_vmscale.settings import Settings, SettingsError
 from pytest_vmscale.slo.objectives import at_least, at_most
 from pytest_vmscale.slo.profile import Added, Share
 
@@ -23,7 +24,7 @@ def check_guests(settings: Settings, names: Sequence[str], suite: str) -> None:
         image = settings.guest(name)
         if image.family == "windows" or not image.ready.ssh:
             raise SettingsError(f"--vm-mix: {name} has no SSH or no fio: {suite} needs both; give a --vm-mix without it")
-        if image.image and fio.dataset_bytes > size_bytes(image.disk_size):
+        if image.image and fio.dataset_bytes > amount(image.disk_size):
             raise SettingsError(
                 f"fio: {fio.directories} directories of {fio.files_per_directory} files of {fio.file_size} are {fio.dataset_bytes / 2**30:.1f} GiB,"
                 f" more than the {image.disk_size} disk of guests.{name}"

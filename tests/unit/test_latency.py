@@ -21,7 +21,7 @@ from pytest_vmscale.procedures import latency as procedure
 from pytest_vmscale.report import latency as report
 from pytest_vmscale.report.charts import svg
 from pytest_vmscale.report.files import csv_text
-from pytest_vmscale.settings import Fio, Settings, SettingsError, Simulation, Site, size_bytes
+from pytest_vmscale.settings import Fio, Settings, SettingsError, Simulation, Site
 from pytest_vmscale.slo import latency as slo
 from pytest_vmscale.slo.profile import Profile, load_profile
 
@@ -285,13 +285,6 @@ def test_what_can_be_run_has_a_deadline_for_each_point() -> None:
 def test_a_fio_block_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         Fio(**wrong)
-
-
-@pytest.mark.parametrize(
-    "quantity, expected", [("40Gi", 40 << 30), ("4G", 4 * 10**9), ("2Mi", 2 << 20), ("1.5Ki", 1536), ("7", 7), ("1500m", 1)]
-)
-def test_quantities_in_bytes(quantity: str, expected: int) -> None:
-    assert size_bytes(quantity) == expected
 
 
 # How it is told.

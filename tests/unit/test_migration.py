@@ -14,7 +14,7 @@ from pytest_vmscale.model import LIVE_MIGRATION, RESTART, Fleet, Guest, Status
 from pytest_vmscale.procedures.fillers import Fillers, FillerWatch
 from pytest_vmscale.procedures.fillers import Pod as FillerPod
 from pytest_vmscale.procedures.migration import _covered, _node_wait
-from pytest_vmscale.procedures.migration_checks import Pod, Site, amount, away, blocking, budgets_of, cramped, selects
+from pytest_vmscale.procedures.migration_checks import Pod, Site, away, blocking, budgets_of, cramped, selects
 from pytest_vmscale.procedures.movements import Movements
 from pytest_vmscale.procedures.nodes import NodeRecord
 from pytest_vmscale.procedures.vmi import Launcher, Migration, MovingVmi
@@ -260,13 +260,6 @@ def site(pods: list[Pod], nodes: dict[str, Any], budgets: list[Any] | None = Non
     for each in pods:
         by_node.setdefault(each.spec.nodeName, []).append(each)
     return Site(pods, nodes, budgets or [], by_node)
-
-
-@pytest.mark.parametrize(("text", "number"), [("100m", 0.1), ("4G", 4e9), ("256Mi", 256 * 2**20), ("2", 2.0), ("1e3", 1000.0), ("0.5Gi", 2**29)])
-def test_quantities(text, number):
-    assert amount(text) == pytest.approx(number)
-    with pytest.raises(ValueError, match="is no quantity"):
-        amount("4 Gigs")
 
 
 def test_what_leaves_must_fit_onto_the_other_nodes():

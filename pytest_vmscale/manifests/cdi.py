@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .core import Manifest
 
 if TYPE_CHECKING:
-    from ..settings import GoldenImage, GuestImage, Storage
+    from ..site import GoldenImage, GuestImage, Storage
 
 # What an imported image was made from, so that the next run knows it again. It carries no run's id: it outlives the run.
 ANNOTATION_CONTENT = "vmscale.io/content"

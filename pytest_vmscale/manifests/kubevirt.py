@@ -12,7 +12,7 @@ from .core import Manifest, fleet_labels, guest_labels, secret
 from .placement import ANYWHERE, Placement
 
 if TYPE_CHECKING:
-    from ..settings import GoldenImage, GuestImage, Site
+    from ..site import GoldenImage, GuestImage, Site
 
 # What Windows needs of the hypervisor to run well; see the reference's Windows 10 template. `synic` is what it
 # misprints as `sync`.

@@ -16,7 +16,7 @@ from pytest_vmscale.cluster.access import load_access
 from pytest_vmscale.cluster.requests import Cluster
 from pytest_vmscale.manifests.cdi import golden_image
 from pytest_vmscale.procedures.golden import ImageError, Source, check_source, import_image
-from pytest_vmscale.settings import Site
+from pytest_vmscale.site import Site
 
 T = TypeVar("T")
 SPEED = 200.0

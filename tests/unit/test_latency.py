@@ -21,7 +21,8 @@ from pytest_vmscale.procedures import latency as procedure
 from pytest_vmscale.report import latency as report
 from pytest_vmscale.report.charts import svg
 from pytest_vmscale.report.files import csv_text
-from pytest_vmscale.settings import Fio, Settings, SettingsError, Simulation, Site
+from pytest_vmscale.settings import Settings, SettingsError, Simulation
+from pytest_vmscale.site import Fio, Site
 from pytest_vmscale.slo import latency as slo
 from pytest_vmscale.slo.profile import Profile, load_profile
 

@@ -18,7 +18,7 @@ from pytest_vmscale.manifests.core import fleet_labels, namespace
 from pytest_vmscale.manifests.kubevirt import cloud_init_secret, virtual_machine
 from pytest_vmscale.manifests.placement import ANYWHERE, Placement
 from pytest_vmscale.model import Guest
-from pytest_vmscale.settings import GuestImage, Site
+from pytest_vmscale.site import GuestImage, Site
 
 GOLDEN = Path(__file__).parent / "golden"
 SITE = Site.model_validate(

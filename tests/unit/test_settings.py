@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_vmscale.options import joined
-from pytest_vmscale.settings import REFERENCE_GUESTS, SettingsError, choose_cluster, load_site, parse_mix, parse_seconds, parse_vms
+from pytest_vmscale.settings import SettingsError, choose_cluster, load_site, parse_mix, parse_seconds, parse_vms
+from pytest_vmscale.site import REFERENCE_GUESTS
 from pytest_vmscale.slo.profile import ProfileError, load_profile
 
 

@@ -164,3 +164,10 @@ def test_a_connection_reset_by_the_fault_plan(embedded: Api, caplog: pytest.LogC
         server.faults = kept
     assert embedded.get(embedded.vms).code == 200
     assert not caplog.records
+
+
+def test_impersonating_a_uid_and_extras(api: Api) -> None:
+    review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+    headers = {"Impersonate-User": "bob", "Impersonate-Uid": "u1", "Impersonate-Extra-Scopes": "a", "Impersonate-Group": "g"}
+    told = api.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", review, headers=headers).json["status"]["userInfo"]
+    assert told == {"username": "bob", "uid": "u1", "groups": ["g", "system:authenticated"], "extra": {"scopes": ["a"]}}

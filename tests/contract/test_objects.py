@@ -290,3 +290,37 @@ def test_what_lacks_when_nothing_is_given(api: Api, kind: str, path: str, compla
     reply = api.post(f"{path}/namespaces/{api.namespace}/{kind.lower()}s", obj)
     group = path.removeprefix("/apis/").partition("/")[0] if path.startswith("/apis") else ""
     assert (reply.code, reply.json["message"]) == (422, f'{kind}{"." + group if group else ""} "x" is invalid: {complaint}')
+
+
+def test_what_is_said_twice(api: Api) -> None:
+    """The last one counts; strict validation refuses it, the default warns."""
+    body = '{"metadata": {"name": "%s"}, "data": {"a": "1", "a": "2"}}'
+    path = api.core("configmaps")
+    warned = api.post(path, body % "warned")
+    assert (warned.code, warned.json["data"], warned.warnings) == (201, {"a": "2"}, ['299 - "duplicate field \\"data.a\\""'])
+    strict = api.post(f"{path}?fieldValidation=Strict", body % "strict")
+    assert (strict.code, strict.json["message"]) == (
+        400, 'ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: duplicate field "data.a"')
+    assert api.post(f"{path}?fieldValidation=Ignore", body % "ignored").warnings == []
+    both = api.post(f"{path}?fieldValidation=Strict", '{"metadata": {"name": "a", "name": "b"}, "foo": 1}')
+    assert both.json["message"].endswith('strict decoding error: duplicate field "metadata.name", unknown field "foo"')
+    pod = '{"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i", "image": "j"}]}}'
+    assert api.post(f"{api.core('pods')}?fieldValidation=Strict", pod).json["message"].endswith('duplicate field "spec.containers[0].image"')
+    custom = json.dumps(vm("v"))[:-1] + ', "spec": {"runStrategy": "Always"}}'
+    assert api.post(f"{api.vms}?fieldValidation=Strict", custom).json["message"].endswith('strict decoding error: duplicate field "spec"')
+
+
+def test_an_object_has_one_controller(api: Api) -> None:
+    owners = [{"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": f"u-{name}", "controller": True} for name in "ab"]
+    reply = api.post(api.core("configmaps"), {"metadata": {"name": "c", "ownerReferences": owners}})
+    assert reply.code == 422
+    assert 'Only one reference can have Controller set to true. Found "true" in references for ConfigMap/a and ConfigMap/b' in reply.json["message"]
+
+
+def test_a_version_to_read_an_object_at(api: Api) -> None:
+    api.post(api.core("configmaps"), config_map("c"))
+    path = api.core("configmaps/c")
+    assert api.get(f"{path}?resourceVersion=0").code == api.get(f"{path}?resourceVersion=1").code == 200
+    early = api.get(f"{path}?resourceVersion=999999999999")
+    assert (early.code, early.json["details"]["causes"][0]["reason"], early.json["details"]["retryAfterSeconds"]) == (504, "ResourceVersionTooLarge", 1)
+    assert api.get(f"{path}?resourceVersion=x").code == 500

@@ -234,3 +234,10 @@ def test_server_side_apply_by_kubectl_keeps_the_annotation_of_its_client_side_ap
     assert annotation("kubectl", {"k": "<3>"}) == annotation("kubectl", {"k": "<3>"}) == true
     assert annotation("kubectl", {"k": "x" * 256 * 1024}) is None  # it would not fit
     assert annotation("kubectl", {"k": "4"}) is None  # and is not invented
+
+
+@pytest.mark.parametrize("content", ["text/plain", "application/json", "application/yaml"])
+def test_what_is_no_patch_of_a_built_in_kind(api: Api, content: str) -> None:
+    api.post(api.core("configmaps"), config_map("c"))
+    reply = api.patch(api.core("configmaps/c"), "{}", content=content)
+    assert (reply.code, reply.json["reason"], reply.json["message"]) == (415, "UnsupportedMediaType", "415: Unsupported Media Type")

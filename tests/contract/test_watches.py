@@ -239,3 +239,11 @@ def test_a_client_that_goes_leaves_no_watcher(embedded: Api) -> None:
     while embedded.run(watchers()) > before and time.monotonic() < deadline:
         time.sleep(0.02)
     assert embedded.run(watchers()) == before
+
+
+def test_the_older_paths_of_watches(api: Api) -> None:
+    api.post(api.core("configmaps"), config_map("a"))
+    api.post(api.core("configmaps"), config_map("b"))
+    for path, names in ((f"/api/v1/watch/namespaces/{api.namespace}/configmaps", {"a", "b"}), (f"/api/v1/watch/namespaces/{api.namespace}/configmaps/a", {"a"})):
+        seen = api.watch(f"{path}?timeoutSeconds=1")
+        assert {each["object"]["metadata"]["name"] for each in seen} - {"kube-root-ca.crt"} == names

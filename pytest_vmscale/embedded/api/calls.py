@@ -64,6 +64,11 @@ def parse(request: web.Request) -> Call | None:
         return None
     if "" in parts:
         return None
+    if parts[0] == "watch" and len(parts) > 1:  # the older way to ask for a watch
+        call.query["watch"] = "true"
+        parts = parts[1:]
+        if len(parts) in (2, 4):
+            call.query["fieldSelector"] = f"metadata.name={parts.pop()}"
     if parts[0] == "namespaces" and len(parts) > 2 and (call.group or parts[2] not in ("status", "finalize")):
         call.namespace = parts[1]
         parts = parts[2:]

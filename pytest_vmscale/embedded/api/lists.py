@@ -81,6 +81,11 @@ def _version(text: str, watch: bool) -> int | None:
     raise errors.ApiError(500, message, "") if watch else errors.ApiError(400, f"invalid resource version: {message}")
 
 
+def get_version(query: dict[str, str]) -> int:
+    """The least version that one object may be read at."""
+    return _version(query.get("resourceVersion", ""), True) or 0
+
+
 def _check_match(options: ListOptions, query: dict[str, str]) -> None:
     causes = []
     match, version = options.match, query.get("resourceVersion", "")

@@ -108,6 +108,10 @@ def causes(kind: Kind, meta: Object) -> list[Cause]:
         for key in ("apiVersion", "kind", "name", "uid"):
             if not owner.get(key):
                 found.append(Cause(f"metadata.ownerReferences.{key}", f'Invalid value: "{owner.get(key, "")}": {"version" if key == "apiVersion" else key} must not be empty'))
+    controllers = [f"{owner.get('kind')}/{owner.get('name')}" for owner in meta.get("ownerReferences") or [] if owner.get("controller") is True]
+    if len(controllers) > 1:
+        found.append(Cause("metadata.ownerReferences", f"Invalid value: {orjson.dumps(meta['ownerReferences']).decode()}: Only one reference can have Controller set to true. "
+                                                       f'Found "true" in references for {controllers[0]} and {controllers[1]}'))
     return found
 
 

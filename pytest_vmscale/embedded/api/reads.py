@@ -12,7 +12,7 @@ from ..clock import SimClock
 from . import tables
 from .calls import Call
 from .kinds import Kind
-from .lists import ListOptions, Lists, Page, encode_list, item_encoder, parse_options, too_large
+from .lists import ListOptions, Lists, Page, encode_list, get_version, item_encoder, parse_options, too_large
 from .representations import Form, accepted, answer
 from .resources import Resources
 from .selectors import Selection, selection
@@ -40,6 +40,9 @@ class Reads:
     async def get(self, call: Call) -> web.StreamResponse:
         assert call.kind is not None
         form, media = accepted(call.request.headers.get("Accept", ""))
+        version = get_version(call.query)
+        if version > self._resources.store.revision:
+            raise too_large(version, self._resources.store.revision)
         entry = self._resources.entry(call.kind, object_namespace(call), call.name)
         if form is Form.OBJECT:
             return answer(in_version(call.kind, call.api_version, entry.raw), media=media)

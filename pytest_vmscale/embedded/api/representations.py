@@ -6,6 +6,7 @@ import enum
 import json
 import math
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -105,6 +106,45 @@ def parse_json(body: bytes) -> Any:
     except RecursionError as error:
         raise ValueError("exceeded max depth") from error
     raise ValueError("invalid value")  # what only the stricter decoder refuses: NaN, Infinity, lone surrogates
+
+
+class _Doubled(dict[str, Any]):
+    """An object that was given some of its fields twice."""
+
+    doubled: tuple[str, ...] = ()
+
+
+def duplicate_fields(body: bytes) -> list[str]:
+    """The paths of what a JSON body says more than once; the last one counts. Nothing for a body that is no JSON."""
+    any_doubled = False
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal any_doubled
+        obj = dict(found)
+        if len(obj) == len(found):
+            return obj
+        any_doubled = True
+        names = [name for name, _ in found]
+        twice = _Doubled(obj)
+        twice.doubled = tuple(name for name in obj if names.count(name) > 1)
+        return twice
+
+    try:
+        tree = json.loads(body, object_pairs_hook=pairs)
+    except (ValueError, RecursionError):
+        return []
+    return list(_doubled(tree, "")) if any_doubled else []
+
+
+def _doubled(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, _Doubled):
+        yield from (f"{path}{name}" for name in value.doubled)
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _doubled(each, f"{path}{name}.")
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            yield from _doubled(each, f"{path[:-1]}[{index}].")
 
 
 def _go_json_error(text: str, error: json.JSONDecodeError) -> str:

@@ -82,5 +82,5 @@ def _dry_run(value: Any, kind: str) -> bool:
     values = value if isinstance(value, list) else [value] if value else []
     wrong = [each for each in values if each != "All"]
     if wrong:
-        raise errors.invalid(kind, "meta.k8s.io", "", [Cause("dryRun", f'Unsupported value: {orjson.dumps(wrong[0]).decode()}: supported values: "All"', "FieldValueNotSupported")])
+        raise errors.invalid(kind, "meta.k8s.io", "", [Cause("dryRun", f'Unsupported value: {orjson.dumps(values).decode()}: supported values: "All"', "FieldValueNotSupported")])
     return bool(values)

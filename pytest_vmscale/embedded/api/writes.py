@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import orjson
 from aiohttp import web
@@ -16,7 +16,7 @@ from .errors import Cause
 from .kinds import Kind
 from .lists import ListOptions, Page, encode_list, item_encoder, parse_options
 from .reads import object_namespace
-from .representations import accepted, answer, go_type, media_type, parse_json, parse_yaml, read_body, read_object
+from .representations import accepted, answer, duplicate_fields, go_type, media_type, parse_json, parse_yaml, read_body, read_object
 from .resources import Resources
 from .selectors import selection
 from .store import Object
@@ -51,6 +51,7 @@ class Writes:
         _, media = accepted(call.request.headers.get("Accept", ""))
         options = write_options(call, "CreateOptions")
         obj = await read_object(call.request, kind.kind)
+        twice = duplicate_fields(await read_body(call.request)) if options.field_validation != "Ignore" else []
         self._check_type(call, obj)
         meta = self._metadata(kind, obj)
         if meta.get("namespace", call.namespace) != (call.namespace if kind.namespaced else ""):
@@ -59,7 +60,7 @@ class Writes:
             meta["namespace"] = call.namespace
         if meta.get("resourceVersion"):
             raise errors.ApiError(400, "resourceVersion should not be set on objects to be created")
-        warnings = self._prune(kind, obj, options)
+        warnings = self._prune(kind, obj, options, twice=twice)
         for key in (*metadata.SERVER_SET, "resourceVersion"):
             meta.pop(key, None)
         if kind.status:
@@ -88,9 +89,10 @@ class Writes:
             raise errors.ApiError(400, "name must be provided") if kind.custom else method_not_supported(call)
         options = write_options(call, "UpdateOptions")
         obj = await read_object(call.request, kind.kind)
+        twice = duplicate_fields(await read_body(call.request)) if options.field_validation != "Ignore" else []
         self._check_type(call, obj)
         meta = self._metadata(kind, obj)
-        warnings = self._prune(kind, obj, options)
+        warnings = self._prune(kind, obj, options, twice=twice)
         if meta.setdefault("name", call.name) != call.name:
             raise errors.ApiError(400, f"the name of the object ({meta['name']}) does not match the name on the URL ({call.name})")
         if meta.get("namespace", object_namespace(call)) != object_namespace(call):
@@ -135,6 +137,8 @@ class Writes:
         _, media = accepted(call.request.headers.get("Accept", ""))
         type_ = media_type(call.request)
         types = (JSON_PATCH, MERGE_PATCH, *(() if kind.custom else (STRATEGIC_PATCH,)), APPLY_PATCH)
+        if type_ not in types and not kind.custom:
+            raise errors.ApiError(415, "415: Unsupported Media Type", details={})
         if type_ not in types:
             raise errors.ApiError(415, f"the body of the request was in an unknown format - accepted media types include: {', '.join(types)}")
         if not call.name:
@@ -305,9 +309,10 @@ class Writes:
         found: Object = meta
         return found
 
-    def _prune(self, kind: Kind, obj: Object, options: WriteOptions, *, patch: str = "") -> list[str]:
-        """Drop unknown fields. Returns the warnings, or raises where validation is strict; `patch` is how that quotes a patch."""
-        unknown = [f'unknown field "{path}"' for path in self._schemas.prune(kind, obj)]
+    def _prune(self, kind: Kind, obj: Object, options: WriteOptions, *, patch: str = "", twice: Iterable[str] = ()) -> list[str]:
+        """Drop unknown fields. Returns the warnings, or raises where validation is strict; `patch` is how that quotes a patch,
+        `twice` what the body said more than once."""
+        unknown = [f'duplicate field "{path}"' for path in twice] + [f'unknown field "{path}"' for path in self._schemas.prune(kind, obj)]
         if not unknown or options.field_validation == "Ignore":
             return []
         if options.field_validation == "Strict":

@@ -54,17 +54,17 @@ def objective_lines(objectives: Sequence[Objective]) -> list[str]:
     """A row an objective that has a limit, those that have none in a line a scope, and the sources of all in notes."""
     sources = list(dict.fromkeys(each.source for each in objectives))
     several = len({each.scope for each in objectives}) > 1
-    reported: dict[str, list[Objective]] = {}
+    reported: dict[tuple[str, str], list[Objective]] = {}  # by scenario and scope: two scenarios may have been of as many VMs
     lines = [f"{'Objective':<40} {'measured':>14} {'limit':>12} {'margin':>9}  {'verdict':<12} source"]
     for each in objectives:
         if each.outcome is Outcome.REPORTED and each.limit is None:
-            reported.setdefault(each.scope, []).append(each)
+            reported.setdefault((each.id.partition(".")[0], each.scope), []).append(each)
             continue
         measured = cut(each.measured_text, 40)  # words take their room from the title
         title = cut(f"{each.title}, {each.scope}" if several and each.scope else each.title, min(40, 54 - len(measured)))
         figures = f"{measured:>{54 - len(title)}} {number(each.limit, each.unit):>12} {margin(each.margin_percent):>9}"
         lines.append(f"{title} {figures}  {each.outcome.value:<12} [{sources.index(each.source) + 1}]")
-    for scope, unjudged in reported.items():
+    for (_, scope), unjudged in reported.items():
         notes = "".join(f" [{number}]" for number in sorted({sources.index(each.source) + 1 for each in unjudged}))
         figures = ", ".join(f"{each.title} {each.measured_text}" for each in unjudged)
         lines += wrap(f"Reported without a limit{f', {scope}' if several else ''}: {figures}{notes}", "", "    ")

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pytest_vmscale import cli, options, scenarios
+from pytest_vmscale.embedded.faults import load_plan
 from pytest_vmscale.plugin import MARKERS
 from pytest_vmscale.slo.profile import load_profile
 
@@ -181,6 +182,12 @@ def test_profiles_in_the_documentation_are_valid(tmp_path):
         path = tmp_path / f"profile-{number}.yaml"
         path.write_text(block)
         scenarios.check_profile(load_profile(path))
+
+
+def test_a_plan_of_faults_in_the_documentation_is_valid(tmp_path):
+    (shown,) = re.findall(r"```yaml\n(- \{fault: .*?)```", (ROOT / "docs" / "embedded.md").read_text(), re.S)
+    (tmp_path / "plan.yaml").write_text(shown)
+    assert len(load_plan(tmp_path / "plan.yaml")) == 2
 
 
 def test_it_builds_without_a_warning(tmp_path):

@@ -71,6 +71,13 @@ def test_a_pass_is_shown_with_its_limit_margin_and_source() -> None:
     assert "Boot time p50" in line_with(text, "Reported without a limit")
 
 
+def test_what_two_scenarios_report_of_as_many_vms_is_told_apart() -> None:
+    storm = judge_storm(make_storm(10, 20.0), PROFILE)
+    deployed = replace(storm[-1], id="deployment.duration", title="Deployment duration", measured_text="9.0 s")
+    told = [line for line in objective_lines([*storm, deployed]) if line.startswith("Reported without a limit")]
+    assert len(told) == 2 and told[1].startswith("Reported without a limit: Deployment duration 9.0 s")
+
+
 def test_words_instead_of_a_figure_take_their_room_from_the_title() -> None:
     (row,) = [
         line

@@ -5,6 +5,7 @@ Fixtures and suites write into it; it reads no cluster and runs no procedure.
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -201,11 +202,22 @@ class Run:
             own,
         )
         self.objectives.extend(judged)
-        files.finish(measurement, judged, self._cleanup_state())
+        self.written(lambda: files.finish(measurement, judged, self._cleanup_state()))
         if not measurement.complete:
             title = named(measurement.scenario).title
             self.troubles.append(f"{title}, {measurement.scope}: the measurement is not complete: {measurement.incomplete_reason}.")
         return judged
+
+    def written(self, write: Callable[[], object]) -> bool:
+        """Write a file of the results. A disk that is full, or has gone, ends no measurement and no clean-up: the verdict tells."""
+        try:
+            write()
+        except OSError as error:
+            told = f"The results in {self.settings.results} are not whole: {error.strerror or error}."
+            if told not in self.troubles:
+                self.troubles.append(told)
+            return False
+        return True
 
     def look_into(self, measurement: Measurement) -> None:
         """Gather what the cluster says of the VMs that failed, once, while they are there."""
@@ -214,7 +226,7 @@ class Run:
             return
         self.evidence[place] = self.look_into_vms(measurement.failed)
         path = self.files.folder / f"failed-vms_{measurement.scenario}_{slug(measurement.scope)}.txt"
-        path.write_text(self.evidence[place], encoding="utf-8")
+        self.written(lambda: path.write_text(self.evidence[place], encoding="utf-8"))
 
     @property
     def failing(self) -> bool:
@@ -263,7 +275,7 @@ class Run:
             state.update(self.look_at_fleet() if self.look_at_fleet else {"fleet": "there is none yet"})
         except Exception as error:  # whatever is wrong with the cluster, the reason to dump stands
             state["could_not_look"] = f"{type(error).__name__}: {error}"
-        path.write_text(json.dumps(state, indent=2, default=str) + "\n", encoding="utf-8")
+        self.written(lambda: path.write_text(json.dumps(state, indent=2, default=str) + "\n", encoding="utf-8"))
         return path
 
     def trouble_line(self, error: BaseException, markers: Iterable[str] = ()) -> str | None:
@@ -300,7 +312,7 @@ class Run:
         for measurement, files in self._scenario_files:
             prefix = named(measurement.scenario).prefix
             own = [each for each in self.objectives if each.id.startswith(f"{prefix}.") and each.scope == measurement.scope]
-            files.finish(measurement, own, self._cleanup_state())
+            self.written(functools.partial(files.finish, measurement, own, self._cleanup_state()))
         if self.cleanup and self.cleanup.get("status") == "Failed":
             left = self.cleanup.get("left") or ()
             told = self.cleanup.get("why") or f"Clean-up left {len(left)} object{'' if len(left) == 1 else 's'} behind"
@@ -311,18 +323,24 @@ class Run:
         compared = self.compared()
         if compared:
             self.troubles += [each for each in compared.troubles if each not in self.troubles]
-        failures = [*self.failures, *(compared.regressions if compared else ())]
-        final = replace(verdict(self.objectives, self.troubles, self.unfit, failures), interrupted=interrupted)
-        if compared and final.ruling is Ruling.PASS:
-            final = replace(final, why=(*final.why, one_line(compared)))
-        charts = self._charts()
-        self.files.write_verdict(final, data(compared) if compared else None, self.profile.name, charts)
+        charts: list[Path] = []
+        self.written(lambda: charts.extend(self._charts()))
+        final = self._verdict(interrupted, compared)
+        if not self.written(lambda: self.files.write_verdict(final, data(compared) if compared else None, self.profile.name, charts)):
+            final = self._verdict(interrupted, compared)
         return {
             "exit_code": final.exit_code,
             "lines": self._lines(final),
             "folder": str(self.files.folder),
             "cluster": dict(self.cluster_facts),
         }
+
+    def _verdict(self, interrupted: bool, compared: Compared | None) -> Verdict:
+        failures = [*self.failures, *(compared.regressions if compared else ())]
+        final = replace(verdict(self.objectives, self.troubles, self.unfit, failures), interrupted=interrupted)
+        if compared and final.ruling is Ruling.PASS:
+            final = replace(final, why=(*final.why, one_line(compared)))
+        return final
 
     def _charts(self) -> list[Path]:
         from .report.charts import write_charts

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,7 +18,7 @@ class Truth:
     the cluster's own clock; lines of kind `clock` carry the speed from there on and the wall's time."""
 
     def __init__(self, clock: SimClock, path: Path | None) -> None:
-        self._clock = clock
+        self._clock, self._path = clock, path
         self._file: TextIO | None = path.open("w", encoding="utf-8") if path else None
         self.write("start", t0_epoch=clock.epoch, speed=clock.speed, wall_epoch=time.time(), wall_monotonic=time.monotonic())
 
@@ -25,16 +28,30 @@ class Truth:
         line: dict[str, Any] = {"t": round(self._clock.now() if at is None else at, 4), "kind": kind}
         if name is not None:
             line.update(namespace=namespace, name=name)
-        self._file.write(json.dumps({**line, **more}) + "\n")
+        with self._as_far_as_it_goes():
+            self._file.write(json.dumps({**line, **more}) + "\n")
 
     def clock_changed(self) -> None:
         self.write("clock", speed=self._clock.speed, wall_epoch=time.time(), wall_monotonic=time.monotonic())
 
     def flush(self) -> None:
         if self._file:
-            self._file.flush()
+            with self._as_far_as_it_goes():
+                self._file.flush()
 
     def close(self) -> None:
         if self._file:
-            self._file.close()
-            self._file = None
+            with self._as_far_as_it_goes():
+                self._file.close()
+                self._file = None
+
+    @contextlib.contextmanager
+    def _as_far_as_it_goes(self) -> Iterator[None]:
+        """On a disk that is full nothing more is written: no cluster ends for that."""
+        try:
+            yield
+        except OSError as error:
+            print(f"vmscale: {self._path} ends here: {error.strerror or error}", file=sys.stderr, flush=True)
+            file, self._file = self._file, None
+            with contextlib.suppress(OSError):
+                file.close()

@@ -11,6 +11,7 @@ A scenario that runs more than once (a sweep) has its point in the name: `boot-s
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -95,18 +96,27 @@ class ScenarioFiles:
         self.partial = run.folder / f"{stem}_records.jsonl"
         self._about = run.about
         self._lock = threading.Lock()
+        self._full = False
         if self.paths.results.exists():
             raise FileExistsError(f"{self.paths.results} is there already: a sweep's points need names of their own")
         self._lines = self.partial.open("x", encoding="utf-8")
 
     def append(self, record: Record) -> None:
-        """Write a record now. Each line is handed to the operating system at once, so a killed process loses none."""
+        """Write a record now. Each line is handed to the operating system at once, so a killed process loses none.
+
+        On a disk that is full no more are written: the measurement goes on, and `finish` tells."""
         with self._lock:
-            self._lines.write(_dumps(record_data(record)) + "\n")
-            self._lines.flush()
+            if self._full:
+                return
+            try:
+                self._lines.write(_dumps(record_data(record)) + "\n")
+                self._lines.flush()
+            except OSError:
+                self._full = True
 
     def finish(self, measurement: Measurement, objectives: Iterable[Objective] = (), cleanup: Mapping[str, Any] | None = None) -> Paths:
-        """Write the final files, each whole or not at all. May be called again (with the clean-up's outcome, say)."""
+        """Write the final files, each whole or not at all. May be called again (with the clean-up's outcome, say). OSError if they
+        cannot be written; the records so far are then left."""
         summary = self._summary(measurement, objectives, cleanup)
         records = [record_data(record) for record in measurement.records]
         write_json(self.paths.results, {**summary, "records": records})
@@ -118,7 +128,7 @@ class ScenarioFiles:
 
     def close(self) -> None:
         """Leave the records as they are: for a run that ends without a measurement."""
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # what a full disk did not take
             self._lines.close()
 
     def _summary(self, measurement: Measurement, objectives: Iterable[Objective], cleanup: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,12 @@ import jsonschema
 import pytest
 from referencing import Registry, Resource
 
+from pytest_vmscale import options
+from pytest_vmscale.embedded.clock import SimClock
+from pytest_vmscale.embedded.truth import Truth
 from pytest_vmscale.model import Measurement
 from pytest_vmscale.report.files import About, ResultFiles, ScenarioFiles, schema, write_json
+from pytest_vmscale.run import Run
 from pytest_vmscale.slo.judge import verdict
 from pytest_vmscale.slo.profile import load_profile
 from tests.unit.factories import judge_storm, judge_sweep, make_measurement, make_record, make_storm
@@ -189,3 +196,39 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
         write_json(path, {"seconds": object()})
     assert read(path) == {"seconds": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["x.json"]
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """As good as one: no file may grow beyond a few bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_ends_no_measurement_and_the_verdict_tells(pytester: pytest.Pytester) -> None:
+    run = Run(options.settings(pytester.parseconfig("--vms=10", "--run-id=r1")), load_profile("reference"))
+    run.select(["bootstorm"])
+    storm = make_storm(10, 60.0)
+    files = run.scenario_files(storm.scenario, None, {})
+    with full_disk():
+        for record in storm.records:
+            files.append(record)
+        assert run.measured(storm, files)
+        outcome = run.finish(interrupted=False)
+    assert outcome is not None and outcome["exit_code"] == 11
+    assert "  The results in vmscale-results/r1 are not whole: File too large." in outcome["lines"]
+    assert not any(line.startswith("Traceback") for line in outcome["lines"])
+
+
+def test_the_cluster_goes_on_where_its_truth_finds_no_room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = Truth(SimClock(1.0), tmp_path / "truth.jsonl")
+    with full_disk():
+        for number in range(3):
+            truth.write("vm", "a", f"vm-{number}")
+            truth.flush()
+    truth.close()
+    assert capsys.readouterr().err == f"vmscale: {tmp_path / 'truth.jsonl'} ends here: File too large\n"

@@ -49,7 +49,10 @@ class Check:
         __tracebackhide__ = True
         found = [each for each in self._run.objectives if each.id == objective_id and scope in (None, each.scope)]
         if not found:
-            raise MeasurementFailed(f"nothing was judged as {objective_id}")
+            import difflib
+
+            near = difflib.get_close_matches(objective_id, {each.id for each in self._run.objectives}, n=1)
+            raise MeasurementFailed(f"nothing was judged as {objective_id}" + (f"; did you mean {near[0]}?" if near else ""))
         objective = found[-1]
         from .report.allure import attach
         from .report.junit import properties

@@ -78,6 +78,7 @@ class Run:
         self._files: ResultFiles | None = None
         self._scenario_files: list[tuple[Measurement, ScenarioFiles]] = []
         self._judged_together: set[str] = set()
+        self.taken: dict[tuple[str, object], Measurement] = {}  # whole ones, by scenario and point: of several suites the first has it taken
 
     # What was asked for.
 
@@ -184,7 +185,10 @@ class Run:
         return self._files
 
     def scenario_files(self, name: str, point: int | str | None, workload: Mapping[str, Any]) -> ScenarioFiles:
-        return self.files.scenario(name, point, workload)
+        try:
+            return self.files.scenario(name, point, workload)
+        except FileExistsError:
+            raise MeasurementFailed(f"{named(name).title}: another suite of this run began it, and it was cut short") from None
 
     def measured(self, measurement: Measurement, files: ScenarioFiles) -> tuple[Objective, ...]:
         """Keep a measurement, whole or partial, judge it, and write its files."""

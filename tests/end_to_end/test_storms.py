@@ -27,6 +27,31 @@ def check_files(folder: Path) -> None:
     assert [problem for path in paths for problem in problems(path)] == []
 
 
+OWN_SUITE = """
+import pytest
+
+pytestmark = pytest.mark.bootstorm
+
+
+def test_in_time(boot_storm, slo):
+    slo.check(boot_storm, "bootstorm.duration")
+
+
+def test_misspelt(boot_storm, slo):
+    slo.check(boot_storm, "bootstorm.durration")
+"""
+
+
+def test_a_suite_of_ones_own_beside_the_others_has_nothing_measured_twice(scale):
+    Path("test_own.py").write_text(OWN_SUITE)
+    outcome = scale(str(Path("test_own.py").resolve()), "--vms", "3", *SMALL)
+    assert outcome.code == 11, outcome.out + outcome.err
+    assert outcome.out.count("vmscale: provisioning 3 VMs") == 1
+    assert "nothing was judged as bootstorm.durration; did you mean bootstorm.duration?" in outcome.out
+    assert re.search(r"= 1 failed, 8 passed", outcome.out)
+    assert outcome.named("*_results.json") == ["boot-storm_results.json"]
+
+
 def test_a_storm_is_measured_judged_and_cleaned_up(scale):
     outcome = scale("--vms", "20", "--vm-mix", "rhel=50,fedora=30,windows=20", "--alluredir=allure", "--junitxml=junit.xml", *SMALL)
     assert outcome.code == 0, outcome.out + outcome.err

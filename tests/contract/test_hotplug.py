@@ -68,12 +68,21 @@ def test_volumes_come_and_go(cluster: Cluster) -> None:
     found = cluster.until(lambda: "volumeRequests" not in (body := cluster.get(VM, "v"))["status"] and body)
     assert volumes_of(found["spec"]["template"]["spec"]) == ["two"] and volumes_of(cluster.get(VMI, "v")["spec"]) == ["one", "two"]
 
-    # It is there again after the next start, with a pod of its own: the launcher does not bring it.
+    # They go along when the guest migrates: another pod has them there, and the old one goes.
+    node = cluster.get(VMI, "v")["status"]["nodeName"]
+    assert cluster.action("v", "migrate")[0] == 202
+    cluster.until(lambda: cluster.get(VMI, "v")["status"]["nodeName"] != node)
+    cluster.until(lambda: ready(cluster, "one", "two"))
+    (pod,) = attachments(cluster)
+    assert pod["spec"]["nodeName"] == cluster.get(VMI, "v")["status"]["nodeName"] and status(cluster, "two")["target"] == "sdb"
+
+    # One is there again after the next start, with a pod of its own: the launcher does not bring it.
     before = cluster.get(VMI, "v")["metadata"]["uid"]
     assert cluster.action("v", "restart")[0] == 202
     cluster.until(lambda: (body := cluster.get(VMI, "v")) and body["metadata"]["uid"] != before and body["status"].get("phase") == "Running")
     cluster.until(lambda: ready(cluster, "two"))
-    (launcher,) = cluster.ask("GET", f"{cluster.path('pods')}?labelSelector=kubevirt.io%3Dvirt-launcher")[1]["items"]
+    launchers = cluster.ask("GET", f"{cluster.path('pods')}?labelSelector=kubevirt.io%3Dvirt-launcher")[1]["items"]
+    (launcher,) = (each for each in launchers if each["status"]["phase"] == "Running" and "deletionTimestamp" not in each["metadata"])
     assert "two" not in [each["name"] for each in launcher["spec"]["volumes"]] and status(cluster, "one") == {}
 
     # And out.

@@ -18,6 +18,7 @@ from .kubevirt_config import configuration
 from .kubevirt_handler import VirtHandlers
 from .kubevirt_pod import LAUNCHER_IMAGE, claim_name, is_hotpluggable
 from .kubevirt_vmi import claim_info, containers_ready, pod_of
+from .pods import is_finished
 
 LABEL, OF_VMI, OF_VMI_UID = "hotplug-disk", "kubevirt.io/owner-vmi-name", "kubevirt.io/owner-vmi-uid"
 ATTACHED, MOUNTED, READY, UNMOUNTED, DETACHING = "AttachedToNode", "MountedToPod", "Ready", "UnMountedFromPod", "Detaching"
@@ -72,7 +73,10 @@ class Hotplug:
         vmi = self._resources.find(self._vmis, *key)
         if vmi is None or is_deleting(vmi) or phase_of(vmi) != "Running":
             return
-        launcher = pod_of(vmi, self._children.of(vmi))
+        launchers = self._children.of(vmi)
+        for pod in (each for ended in launchers if is_finished(ended) for each in self._children.of(ended)):
+            await self._client.delete(self._pods, key[0], pod["metadata"]["name"])  # of a launcher that the guest migrated away from
+        launcher = pod_of(vmi, launchers)
         if launcher is None or is_deleting(launcher):
             return
         wanted = [each for each in vmi["spec"].get("volumes") or () if is_hotpluggable(each)]

@@ -84,6 +84,12 @@ def test_what_the_installer_wrote_down_of_the_cluster(cluster: Cluster) -> None:
     assert console.endswith(of("ingresses")["spec"]["domain"])
 
 
+def test_security_context_constraints_are_listed(cluster: Cluster) -> None:
+    found = {each["metadata"]["name"]: each for each in items(cluster, "/apis/security.openshift.io/v1/securitycontextconstraints")}
+    assert found["privileged"]["allowPrivilegedContainer"] and not found["restricted"]["allowPrivilegedContainer"]
+    assert found["kubevirt-handler"]["users"] == ["system:serviceaccount:openshift-cnv:kubevirt-handler"] and found["kubevirt-controller"]["allowHostDirVolumePlugin"]
+
+
 def test_users_and_groups_by_hand(cluster: Cluster) -> None:
     """As oc create user and oc adm groups new send them."""
     for plural, body in (("users", {"kind": "User", "identities": None, "groups": None}), ("users", {"kind": "User"}), ("groups", {"kind": "Group", "users": None})):

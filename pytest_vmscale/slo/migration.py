@@ -7,7 +7,7 @@ from typing import cast
 
 from pytest_vmscale.model import LIVE_MIGRATION, Measurement, MigrationRecord, Objective
 from pytest_vmscale.settings import Settings, SettingsError
-from pytest_vmscale.slo.objectives import at_least, at_most, not_whole, some
+from pytest_vmscale.slo.objectives import at_least, at_most, lost_by_name, none_failed, not_whole, some
 from pytest_vmscale.slo.profile import Average, Points, Profile
 from pytest_vmscale.slo.reference import reference_at
 
@@ -63,6 +63,7 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
     failures = [f"{each.namespace}/{each.vm_name}: {failure}" for each in migration_records(measurement) for failure in each.failures]
     most, limit = details.get("most_in_flight"), (details.get("limits") or {}).get("per_cluster")
     held = "" if measurement.duration_seconds is not None else why_not_done(measurement)
+    lost = lost_by_name(measurement, "did not leave as they should")
     found = [
         at_least(
             "migration.every_vm_moved",
@@ -74,20 +75,9 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
             scope=scope,
             trouble=trouble,
             text=f"{moved} of {measurement.size}",
-            why=_lost(measurement),
+            why=lost,
         ),
-        at_most(
-            "migration.failures",
-            "Failed migrations",
-            float(len(failures)),
-            unit="migrations",
-            limit=0.0,
-            source=wanted.failures.source,
-            scope=scope,
-            trouble=trouble,
-            text=str(len(failures)),
-            why=some(failures),
-        ),
+        none_failed("migration.failures", "Failed migrations", failures, "migrations", measurement, wanted.failures.source, trouble),
         at_most(
             "migration.limits",
             "Most migrations at once",
@@ -101,7 +91,7 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
         ),
         _timed(measurement, "zone_duration", "Zone updated", measurement.duration_seconds, wanted.zone_duration, tolerance_percent, trouble, held),
         _timed(measurement, "vms_off", "Last VM off its node", details.get("vms_off_seconds"), wanted.vms_off, tolerance_percent, trouble,
-               held or _lost(measurement)),
+               held or lost),
     ]  # fmt: skip
     trigger = details.get("trigger", MACHINE_CONFIG)
     if trigger != "vmim":
@@ -111,19 +101,19 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
     pods = details.get("pods") or {}
     if pods or not measurement.size:
         evicted, back = pods.get("evicted", 0), pods.get("back", 0)
-        lost = max(0, pods.get("wanted", 0) - pods.get("ready", 0))
+        away = max(0, pods.get("wanted", 0) - pods.get("ready", 0))
         found.append(
             at_least(
                 "migration.pods_back",
                 "Pods that are ready again",
-                None if trouble else 100.0 if not evicted and not lost else min(back / max(1, evicted), 1 - lost / max(1, pods.get("wanted", 1))) * 100,
+                None if trouble else 100.0 if not evicted and not away else min(back / max(1, evicted), 1 - away / max(1, pods.get("wanted", 1))) * 100,
                 unit="%",
                 limit=wanted.pods_back.minimum_percent,
                 source=wanted.pods_back.source,
                 scope=scope,
                 trouble=trouble,
                 text=f"{back} of {evicted}",
-                why=f"{lost} of {pods.get('wanted', 0)} pods are not ready at the end" if lost else "",
+                why=f"{away} of {pods.get('wanted', 0)} pods are not ready at the end" if away else "",
             )
         )
     by_os = {"rhel": wanted.average_rhel, "windows": wanted.average_windows, "fedora": wanted.average_fedora}
@@ -211,12 +201,3 @@ def trouble_of(measurement: Measurement) -> str:
     if missing := sum(each.succeeded and each.value(each.OUTCOME) is None for each in measurement.records):
         return f"{missing} VMs moved without a time"
     return ""
-
-
-def _lost(measurement: Measurement) -> str:
-    failed = measurement.failed
-    if not failed:
-        return ""
-    return f"{len(failed)} of {measurement.size} VMs did not leave as they should: " + some(
-        [f"{each.namespace}/{each.vm_name} ({each.error})" for each in failed]
-    )

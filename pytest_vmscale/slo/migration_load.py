@@ -8,7 +8,7 @@ from typing import cast
 from pytest_vmscale.model import Measurement, MigrationLoadRecord, Objective
 from pytest_vmscale.settings import Settings, SettingsError
 from pytest_vmscale.slo.io_load import AROUND_SECONDS, achieved, added, check_guests
-from pytest_vmscale.slo.objectives import at_most, every_vm, some, trouble_of
+from pytest_vmscale.slo.objectives import every_vm, longest, none_failed, some, trouble_of
 from pytest_vmscale.slo.profile import Profile
 
 MIX = "rhel=100%"
@@ -36,28 +36,17 @@ def deadlines_seconds(settings: Settings, profile: Profile, tolerance_percent: f
 
 
 def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) -> tuple[Objective, ...]:
-    wanted, scope, trouble = profile.migration_load, measurement.scope, trouble_of(measurement)
+    wanted, trouble = profile.migration_load, trouble_of(measurement)
     duration_added = (measurement.details.get("duration_added") or {}).get("percent")
     records = records_of(measurement)
     short = [f"{each.namespace}/{each.vm_name} in {', '.join(each.overloaded)}" for each in records if each.overloaded]
     failures = [f"{each.namespace}/{each.vm_name}: {failure}" for each in records for failure in each.failures]
-    gaps = [each.longest_gap_seconds for each in records if each.longest_gap_seconds is not None]
+    gaps = [each.longest_gap_seconds for each in records]
     return (
         every_vm("migration_load.every_vm_reported", "Every VM reported", measurement, wanted.every_vm_reported.minimum_percent,
                  wanted.every_vm_reported.source, "did not report", trouble),
         achieved("migration_load.achieved_iops", measurement, records, wanted.achieved_iops, trouble, f": {some(short)}"),
-        at_most(
-            "migration_load.failures",
-            "Failed migrations",
-            float(len(failures)),
-            unit="migrations",
-            limit=0.0,
-            source=wanted.failures.source,
-            scope=scope,
-            trouble=trouble,
-            text=str(len(failures)),
-            why=some(failures),
-        ),
+        none_failed("migration_load.failures", "Failed migrations", failures, "migrations", measurement, wanted.failures.source, trouble),
         *(
             added(f"migration_load.{key}", title, percent, getattr(wanted, key), measurement, tolerance_percent, trouble, beyond)
             for key, title, percent, beyond in (
@@ -66,16 +55,7 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
                 ("added_duration", "Migration time added by load", duration_added, "no migration under both loads"),
             )
         ),
-        at_most(
-            "migration_load.longest_gap",
-            "Longest gap in a VM's I/O",
-            max(gaps, default=None),
-            unit="s",
-            limit=wanted.longest_gap.seconds,
-            source=wanted.longest_gap.source,
-            scope=scope,
-            trouble=trouble,
-        ),
+        longest("migration_load.longest_gap", "Longest gap in a VM's I/O", gaps, wanted.longest_gap, measurement, trouble),
     )  # fmt: skip
 
 

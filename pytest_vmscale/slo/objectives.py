@@ -7,10 +7,14 @@ not left out; a measurement that was cut short is inconclusive; a limit is refer
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from pytest_vmscale.model import Measurement, Objective, Outcome, Status
 from pytest_vmscale.slo.reference import Reference
+
+if TYPE_CHECKING:  # profiles have objectives of their own
+    from pytest_vmscale.slo.profile import Longest
 
 NAMED_AT_MOST = 5
 
@@ -99,6 +103,45 @@ def at_least(
     )
 
 
+def none_failed(id: str, title: str, failures: Sequence[str], unit: str, measurement: Measurement, source: str, trouble: str) -> Objective:
+    """`failures`: each that there is, in words."""
+    return at_most(
+        id,
+        title,
+        float(len(failures)),
+        unit=unit,
+        limit=0.0,
+        source=source,
+        scope=measurement.scope,
+        trouble=trouble,
+        text=str(len(failures)),
+        why=some(failures),
+    )
+
+
+def longest(
+    id: str,
+    title: str,
+    seconds: Iterable[float | None],
+    wanted: Longest,
+    measurement: Measurement,
+    trouble: str,
+    beyond: str = "not measured",
+) -> Objective:
+    """The longest of these times, None of which were not measured. `beyond`: what it means that none was."""
+    return at_most(
+        id,
+        title,
+        max((each for each in seconds if each is not None), default=None),
+        unit="s",
+        limit=wanted.seconds,
+        source=wanted.source,
+        scope=measurement.scope,
+        trouble=trouble,
+        beyond=beyond,
+    )
+
+
 def every_vm(
     id: str, title: str, measurement: Measurement, minimum_percent: float, source: str, not_done: str, trouble: str = ""
 ) -> Objective:
@@ -182,6 +225,13 @@ def lost(measurement: Measurement, not_done: str) -> str:
     parts = [f"{timed_out} not done after {measurement.deadline_seconds:g} s"] if timed_out else []
     parts += [f"{len(failed) - timed_out} failed"] if len(failed) > timed_out else []
     return f"{len(failed)} of {measurement.size} VMs {not_done} ({', '.join(parts)})"
+
+
+def lost_by_name(measurement: Measurement, not_done: str) -> str:
+    """ "2 of 20 VMs were lost: space/a (its VMI is gone), space/b (...)", or "" if none is."""
+    failed = measurement.failed
+    named = some([f"{each.namespace}/{each.vm_name} ({each.error})" for each in failed])
+    return f"{len(failed)} of {measurement.size} VMs {not_done}: {named}" if failed else ""
 
 
 def percent_below(measured: float, limit: float) -> float:

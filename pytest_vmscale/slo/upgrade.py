@@ -7,7 +7,7 @@ from typing import cast
 
 from pytest_vmscale.model import Measurement, Objective, UpgradeRecord
 from pytest_vmscale.settings import Settings, SettingsError
-from pytest_vmscale.slo.objectives import at_least, at_most, not_whole, some
+from pytest_vmscale.slo.objectives import at_least, at_most, longest, lost_by_name, not_whole, some
 from pytest_vmscale.slo.profile import Profile
 
 DEADLINE_FACTOR = 2.0  # an upgrade is given up after this multiple of its limit
@@ -53,9 +53,8 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
     records = upgrade_records(measurement)
     done = len(records) - len(measurement.failed)
     unhealthy = list(details.get("unhealthy") or ())
-    outages = {name: (details.get("api", {}).get(name) or {}).get("longest_outage_seconds") for name in ("read", "write")}
-    known = [each for each in outages.values() if each is not None]
-    downtimes = [each.ssh_downtime_seconds for each in records if each.ssh_downtime_seconds is not None]
+    outages = [(details.get("api", {}).get(name) or {}).get("longest_outage_seconds") for name in ("read", "write")]
+    downtimes = [each.ssh_downtime_seconds for each in records]
     return (
         at_least(
             "upgrade.version_reached",
@@ -93,7 +92,7 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
             scope=scope,
             trouble=trouble,
             text=f"{done} of {len(records)}",
-            why=_lost(measurement),
+            why=lost_by_name(measurement, "were lost"),
         ),
         at_most(
             "upgrade.operators_healthy",
@@ -107,28 +106,8 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
             text=f"{len(unhealthy)} of {len(details.get('operators') or ())}",
             why=some([f"{each['name']} ({each['why']})" for each in unhealthy]),
         ),
-        at_most(
-            "upgrade.api_outage",
-            "Longest API outage",
-            max(known, default=None),
-            unit="s",
-            limit=wanted.api_outage.seconds,
-            source=wanted.api_outage.source,
-            scope=scope,
-            trouble=trouble,
-            beyond="it never answered",
-        ),
-        at_most(
-            "upgrade.vm_downtime",
-            "Longest VM downtime",
-            max(downtimes, default=None),
-            unit="s",
-            limit=wanted.vm_downtime.seconds,
-            source=wanted.vm_downtime.source,
-            scope=scope,
-            trouble=trouble,
-            beyond="not probed",
-        ),
+        longest("upgrade.api_outage", "Longest API outage", outages, wanted.api_outage, measurement, trouble, "it never answered"),
+        longest("upgrade.vm_downtime", "Longest VM downtime", downtimes, wanted.vm_downtime, measurement, trouble, "not probed"),
     )
 
 
@@ -158,10 +137,3 @@ def _not_done(measurement: Measurement) -> list[dict[str, str]]:
         if is_open and each["said"]:
             found.append(each)
     return found
-
-
-def _lost(measurement: Measurement) -> str:
-    failed = measurement.failed
-    if not failed:
-        return ""
-    return f"{len(failed)} of {measurement.size} VMs were lost: " + some([f"{each.namespace}/{each.vm_name} ({each.error})" for each in failed])

@@ -168,6 +168,8 @@ def default_state_dir() -> Path:
 
 
 def _up(options: argparse.Namespace) -> int:
+    from .cluster.embedded import embedded_command
+
     running = _running(options.state_dir)
     if running:
         raise CommandError(
@@ -177,25 +179,15 @@ def _up(options: argparse.Namespace) -> int:
         options.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise CommandError(f"--state-dir {options.state_dir}: {error.strerror}", BAD_INPUT) from None
-    command = [
-        sys.executable,
-        "-m",
-        "pytest_vmscale.embedded",
-        "--state-dir",
-        str(options.state_dir),
-        "--speed",
-        str(options.speed),
-        "--workers",
-        str(options.workers),
-        "--profile",
-        options.profile,
-        "--seed",
-        str(options.seed),
-        "--truth",
-        str(options.state_dir / "truth.jsonl"),
-    ]
-    for fault in options.fault:
-        command += ["--fault", fault]
+    command = embedded_command(
+        options.state_dir,
+        speed=options.speed,
+        workers=options.workers,
+        profile=options.profile,
+        faults=options.fault,
+        seed=options.seed,
+        truth=options.state_dir / "truth.jsonl",
+    )
     if not options.detach:
         os.environ["PYTHONUNBUFFERED"] = "1"
         _pid_file(options.state_dir).write_text(f"{os.getpid()}\n")  # exec keeps the process id

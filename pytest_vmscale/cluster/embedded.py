@@ -64,12 +64,20 @@ def start_embedded(
     start_wall_seconds: float = START_WALL_SECONDS,
 ) -> EmbeddedProcess:
     """Start it and wait until it serves. `faults` are NAME=VALUE, or plan files. ClusterError with its last words if it fails."""
-    command = [sys.executable, "-m", "pytest_vmscale.embedded", "--parent-pipe"]
+    command = embedded_command(state_dir, speed=speed, workers=workers, profile=profile, faults=faults, seed=seed, truth=truth)
+    return launch([*command, "--parent-pipe"], state_dir, start_wall_seconds)
+
+
+def embedded_command(
+    state_dir: Path, *, speed: float, workers: int, profile: str, faults: Sequence[str], seed: int | None, truth: Path | None
+) -> list[str]:
+    """What starts it; its only output is the kubeconfig's path, once it serves."""
+    command = [sys.executable, "-m", "pytest_vmscale.embedded"]
     command += ["--state-dir", str(state_dir), "--speed", f"{speed:g}", "--workers", str(workers), "--profile", profile]
     command += [argument for fault in faults for argument in ("--fault", fault)]
     command += ["--seed", str(seed)] if seed is not None else []
     command += ["--truth", str(truth)] if truth else []
-    return launch(command, state_dir, start_wall_seconds)
+    return command
 
 
 def launch(command: Sequence[str], state_dir: Path, start_wall_seconds: float) -> EmbeddedProcess:

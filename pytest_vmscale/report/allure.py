@@ -211,6 +211,8 @@ def _title(objective: Objective) -> str:
     # "19 of 20" needs no "limit 100 %".
     silent = objective.limit is None or (objective.unit == "%" and "%" not in objective.measured_text)
     against = "" if silent else f" (limit {objective.limit:g} {objective.unit})"
+    if objective.outcome is Outcome.REPORTED:
+        against = " (reported)"  # a test that passes may show a percentile beyond the deadline: nothing judges it
     return f"{objective.full_title}: {objective.measured_text}{against}"
 
 
@@ -237,7 +239,7 @@ def _parameters(measurements: Iterable[Measurement]) -> dict[str, Any]:
     """What was asked for; over several measurements only what they share."""
     asked = [dict(each.parameters) for each in measurements]
     return {
-        name.replace("_", " "): int(value) if isinstance(value, float) and value.is_integer() else value
+        re.sub("_seconds$", ", s", name).replace("_", " "): int(value) if isinstance(value, float) and value.is_integer() else value
         for name, value in (asked[0].items() if asked else ())
         if isinstance(value, str | int | float) and all(name in each and each[name] == value for each in asked)
     }

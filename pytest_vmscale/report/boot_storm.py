@@ -325,4 +325,4 @@ def _since(measurement: Measurement, start: float, metric: str) -> list[float]:
 
 
 def _name(measurement: Measurement) -> str:
-    return f"{measurement.scenario} of {measurement.size} VMs"
+    return f"boot storm of {measurement.size} VMs"

@@ -133,7 +133,7 @@ def test_what_a_test_shows(results: Path) -> None:
     assert steps[-1] == "Judge storm duration: > 3600 s, limit 347.6 s: fail"
     asked = {each["name"]: each for each in test["parameters"]}
     assert (asked["vms"]["value"], asked["vms"].get("excluded")) == ("300", None)  # what tells the points apart stays
-    assert asked["deadline seconds"]["value"] == "3600" and asked["deadline seconds"]["excluded"]
+    assert asked["deadline, s"]["value"] == "3600" and asked["deadline, s"]["excluded"]
     assert "| Measured | > 3600 s |" in test["description"]
     assert "simulated at 60x" in test["description"]
     assert [each["name"] for each in test["attachments"]] == [
@@ -156,6 +156,7 @@ def test_all_records_are_attached_once_a_storm(results: Path) -> None:
 def test_percentiles_share_a_story(results: Path) -> None:
     labels = {each["name"]: each["value"] for each in result(results, "Boot time p99, 100 VMs: ")["labels"]}
     assert labels["story"] == "Boot time percentiles"
+    assert result(results, "Boot time p99, 300 VMs: ")["name"] == "Boot time p99, 300 VMs: > 3600 s (reported)"
 
 
 def test_a_sweep_shows_its_chart(results: Path) -> None:

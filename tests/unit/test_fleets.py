@@ -44,4 +44,4 @@ def test_how_far_provisioning_is_gets_a_line_every_ten_seconds(monkeypatch):
         now[0] = 100.0 + second
         far("provisioned", second, 30)
         far.tick()
-    assert said == ["vmscale: 10 of 30 provisioned", "vmscale: 20 of 30 provisioned"]
+    assert said == [f"vmscale: {seconds} of 30 provisioned after {seconds} s of wall time" for seconds in (10, 20)]

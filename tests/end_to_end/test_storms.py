@@ -301,8 +301,11 @@ def test_a_fleet_that_is_kept_on_a_cluster_started_by_hand_is_used_again(scale, 
         assert (cluster["kind"], cluster["time_rate"]) == ("embedded", 40)
         again = scale("--vms", "4", "--run-id", "first", "--results-dir", "elsewhere", "--kubeconfig", kubeconfig)
         assert again.code == 10 and "a run first left 1 namespace on this cluster" in again.out  # and did not remove them
+        Path("no-image.yaml").write_text("guests: {rhel: {source_pvc: default/nope}}")
+        beside = scale("--vms", "4", "--run-id", "beside", "--kubeconfig", kubeconfig, "--vmscale-config", "no-image.yaml")
+        assert beside.code == 10 and "vmscale: run first left 1 namespace on this cluster, and what runs there is measured" in beside.out
         second = scale("--vms", "4", "--reuse-fleet", "first", "--run-id", "second", "--kubeconfig", kubeconfig)
-        assert second.code == 0, second.out
+        assert second.code == 0 and "run first left" not in second.out, second.out
         records = json.loads(Path("vmscale-results/second/boot-storm_results.json").read_text())["records"]
         assert {record["namespace"] for record in records} == {"vmscale-first-0"}
         cleanup = [sys.executable, "-m", "pytest_vmscale.cli", "cleanup", "--run-id", "first", "--kubeconfig", str(least)]

@@ -53,6 +53,8 @@ def test_what_an_inspection_of_an_operator_gathers_is_there(cluster: Cluster) ->
     """oc adm inspect clusteroperator/NAME follows relatedObjects."""
     found = 0
     for operator in items(cluster, "/apis/config.openshift.io/v1/clusteroperators"):
+        # By this oc adm upgrade status tells the release's own operators from others.
+        assert operator["metadata"]["annotations"]["include.release.openshift.io/self-managed-high-availability"] == "true"
         for related in operator["status"].get("relatedObjects", ()):
             found += 1
             group = {"": "/api/v1", "machine.openshift.io": "/apis/machine.openshift.io/v1beta1"}.get(related["group"], f"/apis/{related['group']}/v1")

@@ -53,5 +53,6 @@ class Truth:
         except OSError as error:
             print(f"vmscale: {self._path} ends here: {error.strerror or error}", file=sys.stderr, flush=True)
             file, self._file = self._file, None
-            with contextlib.suppress(OSError):
-                file.close()
+            if file:
+                with contextlib.suppress(OSError):
+                    file.close()

@@ -148,6 +148,12 @@ def test_ports_of_the_nodes_are_given_to_services_that_want_them() -> None:
     assert ports("LoadBalancer", {"name": "a", "port": 80}) == [first]
 
 
+@pytest.mark.parametrize(("given", "port"), [({}, 22), ({"targetPort": ""}, 22), ({"targetPort": 0}, 22), ({"targetPort": "ssh"}, "ssh"), ({"targetPort": 2222}, 2222)])
+def test_a_services_port_leads_to_the_same_port_unless_it_says_another(given: dict[str, Any], port: Any) -> None:
+    spec = defaulted("services", {"metadata": {"name": "s", "namespace": "n"}, "spec": {"ports": [{"port": 22, **given}]}})["spec"]
+    assert spec["ports"][0]["targetPort"] == port
+
+
 def test_built_in_kinds_lose_nulls_and_empty_maps() -> None:
     obj = {"metadata": {"name": "c", "labels": {}, "creationTimestamp": None, "finalizers": None}, "data": {"a": "b"}}
     assert SCHEMAS.prune(KINDS["configmaps"], obj) == []

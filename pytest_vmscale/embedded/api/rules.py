@@ -89,7 +89,7 @@ def default_after(kind: Kind, obj: Object) -> None:
         spec["updateStrategy"].setdefault("rollingUpdate", {}).setdefault("partition", 0)
     elif name == "services":
         for port in spec.get("ports") or ():
-            port.setdefault("targetPort", port.get("port"))
+            port["targetPort"] = port.get("targetPort") or port.get("port")  # Go's clients send "" or 0 for none
         if spec.get("type") != "ExternalName":
             address = spec.setdefault("clusterIP", _cluster_ip(obj["metadata"]))
             spec.setdefault("clusterIPs", [address])

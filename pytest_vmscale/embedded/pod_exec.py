@@ -22,6 +22,7 @@ from .machine import Machine
 from .remote_command import STDOUT, Session, serve_websocket, wants_websocket
 from .shell import Shell
 from .shell_commands import COMMANDS, Exit, Streams
+from .spdy import serve_spdy, wants_spdy
 from .virsh import Domain, virsh_of
 
 SHELLS = ("sh", "bash")
@@ -153,13 +154,14 @@ class PodExec:
             address = pod["status"].get("hostIP", node)
             raise ApiError(500, f"error dialing backend: dial tcp {address}:10250: connect: no route to host", "", details={})
         inside = self._inside(pod, wanted.container)
-        if not wants_websocket(request):
+        if not (wants_websocket(request) or wants_spdy(request)):
             raise ApiError(400, "Upgrade request required")
 
         async def run(session: Session) -> int:
             return await work(pod, inside, wanted, session)
 
-        return await serve_websocket(request, run, stdin=wanted.stdin, tty=wanted.tty)
+        serve = serve_spdy if wants_spdy(request) else serve_websocket
+        return await serve(request, run, stdin=wanted.stdin, tty=wanted.tty)
 
     @staticmethod
     def _options(request: web.Request, pod: Object) -> Wanted:

@@ -78,6 +78,15 @@ def exit_status(code: int) -> Object:
             "details": {"causes": [{"reason": "ExitCode", "message": str(code)}]}}
 
 
+async def ended(request: web.Request, run: Run, session: Session) -> bytes:
+    """Run it; the Status that it ended with."""
+    try:
+        return orjson.dumps(exit_status(await run(session)))
+    except Exception as error:  # the caller is told, as of any other request that fails so
+        log.exception("exec %s", request.path_qs)
+        return orjson.dumps(ApiError(500, f"Internal error occurred: error executing command in container: {error!r}", "InternalError").status)
+
+
 def wants_websocket(request: web.Request) -> bool:
     return request.headers.get("Upgrade", "").lower() == "websocket"
 
@@ -96,12 +105,7 @@ async def serve_websocket(request: web.Request, run: Run, *, stdin: bool, tty: b
         session.end_input()
 
     async def command() -> None:
-        try:
-            status = exit_status(await run(session))
-        except Exception as error:  # the caller is told, as of any other request that fails so
-            log.exception("exec %s", request.path_qs)
-            status = ApiError(500, f"Internal error occurred: error executing command in container: {error!r}", "InternalError").status
-        output.put_nowait(bytes([ERROR]) + orjson.dumps(status))
+        output.put_nowait(bytes([ERROR]) + await ended(request, run, session))
 
     async def send() -> None:
         while not running.done() or not output.empty():

@@ -12,17 +12,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from .model import (
-    BootRecord,
-    DeployRecord,
-    LatencyRecord,
-    Measurement,
-    MigrationLoadRecord,
-    MigrationRecord,
-    Objective,
-    Record,
-    UpgradeRecord,
-)
+from .model import Measurement, Objective, Record
+from .records import BootRecord, DeployRecord, LatencyRecord, MigrationLoadRecord, MigrationRecord, UpgradeRecord
 from .rights import Right
 
 if TYPE_CHECKING:

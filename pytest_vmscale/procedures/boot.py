@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..clock import Clock, parse_timestamp
 from ..cluster.requests import Attempt
 from ..guest.probe import Probing
-from ..model import BootRecord, Guest, Moment, Status
+from ..model import Guest, Moment, Status
+from ..records import BootRecord
 from .vmi import Vmi
 
 

@@ -20,7 +20,8 @@ from ..cluster.watch import Event, Watch
 from ..guest.login import Credentials, LoginError, run_command
 from ..guest.probe import Probing, Readiness, allow_open_files_for, probe_until_up
 from ..guest.route import Route, Target
-from ..model import BootRecord, Fleet, Guest, Measurement, Status
+from ..model import Fleet, Guest, Measurement, Status
+from ..records import BootRecord
 from .boot import Boot
 from .outcome import gaps, object_skew, request_retries, tell_progress, upper_bounds, why_blind, why_cut_short
 from .vmi import VMIS, Vmi

@@ -14,7 +14,8 @@ from ..cluster.conditions import Condition, find
 from ..cluster.requests import Attempt, Object
 from ..cluster.watch import AnnotatedMeta, Projection
 from ..guest.probe import Probing
-from ..model import DeployRecord, Guest, Moment, Status
+from ..model import Guest, Moment, Status
+from ..records import DeployRecord
 from .clones import CLONE_TYPE, strategy_of_phases
 from .vmi import Vmi
 

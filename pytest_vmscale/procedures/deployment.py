@@ -22,7 +22,8 @@ from ..cluster.requests import ApiError, Cluster, Object, resource_path
 from ..cluster.watch import Event, Watch
 from ..guest.probe import Probing, Readiness, allow_open_files_for, probe_until_up
 from ..guest.route import Route, Target
-from ..model import DeployRecord, Fleet, Measurement, Status
+from ..model import Fleet, Measurement, Status
+from ..records import DeployRecord
 from .clones import Clone
 from .deployed import CLONED, ClonedVolume, DeployedVm
 from .fleet import DATA_VOLUMES

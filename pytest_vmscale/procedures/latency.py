@@ -18,7 +18,8 @@ from ..cluster.access import ClusterError
 from ..guest.fio import Job, Latencies
 from ..guest.histogram import Histogram
 from ..guest.workload import Barrier, GuestRun, Workload, one_after_the_other
-from ..model import Fleet, Guest, LatencyRecord, Measurement, Status
+from ..model import Fleet, Guest, Measurement, Status
+from ..records import LatencyRecord
 from .outcome import why_cut_short
 
 SCENARIO, VERSION = "fio", "1.0.0"

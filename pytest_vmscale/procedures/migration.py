@@ -16,7 +16,8 @@ from typing import Any
 from ..clock import Clock
 from ..cluster.access import ClusterError
 from ..cluster.requests import Cluster
-from ..model import Fleet, Guest, Measurement, MigrationRecord, Record
+from ..model import Fleet, Guest, Measurement, Record
+from ..records import MigrationRecord
 from .fillers import Fillers, FillerWatch
 from .migration_checks import Limits, budgets_of, look
 from .movements import Movements

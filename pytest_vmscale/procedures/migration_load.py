@@ -19,7 +19,8 @@ from ..cluster.requests import ApiError, Cluster, resource_path
 from ..guest.fio import Job
 from ..guest.workload import Barrier, GuestRun, Timed, Workload
 from ..manifests.kubevirt import live_migration
-from ..model import Fleet, Guest, Measurement, MigrationLoadRecord, Record, Status
+from ..model import Fleet, Guest, Measurement, Record, Status
+from ..records import MigrationLoadRecord
 from .latency import ACHIEVED_SHARE, FETCH_SECONDS, Progress, doing, stop_at_once
 from .migration_checks import Limits
 from .movements import ENDED, STARTED, Attempt, Movements

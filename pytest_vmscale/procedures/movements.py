@@ -11,7 +11,8 @@ from ..clock import Clock, parse_timestamp
 from ..cluster.access import ClusterError
 from ..cluster.requests import Cluster
 from ..cluster.watch import Blind, Event, Watch
-from ..model import LABEL_OS, LIVE_MIGRATION, RESTART, Fleet, Guest, MigrationRecord, Moment, Status
+from ..model import LABEL_OS, Fleet, Guest, Moment, Status
+from ..records import LIVE_MIGRATION, RESTART, MigrationRecord
 from .vmi import CREATED_BY, MIGRATIONS, PENDING, VMIS, Launcher, Migration, MigrationState, MovingVmi, PhaseTransition
 
 FINAL = ("Succeeded", "Failed")

@@ -12,7 +12,8 @@ from ..cluster.requests import Cluster
 from ..cluster.watch import Event, Watch
 from ..guest.fio import FioResult, Job
 from ..guest.workload import SETTLE_SECONDS, Barrier, GuestRun, Timed, Workload
-from ..model import Fleet, Guest, Status, UpgradeRecord
+from ..model import Fleet, Guest, Status
+from ..records import UpgradeRecord
 from .upgrade_probes import GuestProbe, GuestProbes
 from .vmi import VMIS, Vmi
 

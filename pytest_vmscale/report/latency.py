@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmscale.model import LatencyRecord, Measurement, Objective
+from pytest_vmscale.model import Measurement, Objective
+from pytest_vmscale.records import LatencyRecord
 from pytest_vmscale.report.charts import BLUE, GREEN, GREY, ORANGE, RED, legend, legend_beside, new_figure, plain_numbers
 from pytest_vmscale.report.files import csv_text
 from pytest_vmscale.report.terminal import WIDTH, count, cut, failed_lines, heading_lines, wrap

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmscale.model import LIVE_MIGRATION, Measurement, Objective, Sample
+from pytest_vmscale.model import Measurement, Objective, Sample
+from pytest_vmscale.records import LIVE_MIGRATION
 from pytest_vmscale.report.charts import BLUE, GREEN, GREY, ORANGE, RED, SKY, cumulative, legend, legend_beside, new_figure
 from pytest_vmscale.report.files import csv_text
 from pytest_vmscale.report.tables import page, worst_table

@@ -6,7 +6,8 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmscale.model import Measurement, MigrationLoadRecord, Objective
+from pytest_vmscale.model import Measurement, Objective
+from pytest_vmscale.records import MigrationLoadRecord
 from pytest_vmscale.report.charts import BLUE, GREEN, ORANGE, RED, SKY, cumulative, legend, legend_beside, new_figure, plain_numbers
 from pytest_vmscale.report.files import csv_text
 from pytest_vmscale.report.terminal import count, each_alone, failed_lines, gap_lines, heading_lines, wrap

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from pytest_vmscale.model import BootRecord, Measurement
+from pytest_vmscale.model import Measurement
+from pytest_vmscale.records import BootRecord
 
 PHASES = ("VMI created", "scheduled", "running", "SSH answers")
 PERCENTILES = (50, 75, 90, 95, 99, 100)

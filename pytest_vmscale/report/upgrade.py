@@ -9,7 +9,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_vmscale.model import Measurement, Objective, UpgradeRecord
+from pytest_vmscale.model import Measurement, Objective
+from pytest_vmscale.records import UpgradeRecord
 from pytest_vmscale.report.files import csv_text
 from pytest_vmscale.report.tables import WORST, page
 from pytest_vmscale.report.terminal import count, cut, each_alone, failed_lines, gap_lines, heading_lines, wrap

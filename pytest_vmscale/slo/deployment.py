@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from pytest_vmscale.model import DeployRecord, Measurement, Objective, Outcome
+from pytest_vmscale.model import Measurement, Objective, Outcome
+from pytest_vmscale.records import DeployRecord
 from pytest_vmscale.settings import Settings, SettingsError
 from pytest_vmscale.slo.compare import NEEDED, Difference, difference
 from pytest_vmscale.slo.objectives import at_least, at_most, every_vm, lost, timed, trouble_of

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pytest_vmscale.model import LatencyRecord, Measurement, MigrationLoadRecord, Objective
+from pytest_vmscale.model import Measurement, Objective
 from pytest_vmscale.quantity import amount
+from pytest_vmscale.records import LatencyRecord, MigrationLoadRecord
 from pytest_vmscale.settings import Settings, SettingsError
 from pytest_vmscale.slo.objectives import at_least, at_most
 from pytest_vmscale.slo.profile import Added, Share

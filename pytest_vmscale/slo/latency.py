@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from pytest_vmscale.model import LatencyRecord, Measurement, Objective, Outcome
+from pytest_vmscale.model import Measurement, Objective, Outcome
+from pytest_vmscale.records import LatencyRecord
 from pytest_vmscale.settings import Settings, SettingsError
 from pytest_vmscale.slo.io_load import AROUND_SECONDS, achieved, added, check_guests
 from pytest_vmscale.slo.objectives import at_most, every_vm, trouble_of

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from pytest_vmscale.model import LIVE_MIGRATION, Measurement, MigrationRecord, Objective
+from pytest_vmscale.model import Measurement, Objective
+from pytest_vmscale.records import LIVE_MIGRATION, MigrationRecord
 from pytest_vmscale.settings import Settings, SettingsError
 from pytest_vmscale.slo.objectives import at_least, at_most, lost_by_name, none_failed, not_whole, some
 from pytest_vmscale.slo.profile import Average, Points, Profile

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from pytest_vmscale.model import Measurement, MigrationLoadRecord, Objective
+from pytest_vmscale.model import Measurement, Objective
+from pytest_vmscale.records import MigrationLoadRecord
 from pytest_vmscale.settings import Settings, SettingsError
 from pytest_vmscale.slo.io_load import AROUND_SECONDS, achieved, added, check_guests
 from pytest_vmscale.slo.objectives import every_vm, longest, none_failed, some, trouble_of

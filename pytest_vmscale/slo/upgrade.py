@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from pytest_vmscale.model import Measurement, Objective, UpgradeRecord
+from pytest_vmscale.model import Measurement, Objective
+from pytest_vmscale.records import UpgradeRecord
 from pytest_vmscale.settings import Settings, SettingsError
 from pytest_vmscale.slo.objectives import at_least, at_most, longest, lost_by_name, not_whole, some
 from pytest_vmscale.slo.profile import Profile

@@ -6,7 +6,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from pytest_vmscale.model import BootRecord, Gap, Measurement, Moment, Objective, Status
+from pytest_vmscale.model import Gap, Measurement, Moment, Objective, Status
+from pytest_vmscale.records import BootRecord
 from pytest_vmscale.slo import boot_storm
 from pytest_vmscale.slo.profile import Profile
 

@@ -11,17 +11,9 @@ from typing import Any
 
 import pytest
 
-from pytest_vmscale.model import (
-    LIVE_MIGRATION,
-    LatencyRecord,
-    Measurement,
-    MigrationLoadRecord,
-    MigrationRecord,
-    Record,
-    Status,
-    UpgradeRecord,
-)
+from pytest_vmscale.model import Measurement, Record, Status
 from pytest_vmscale.options import ALLOWED
+from pytest_vmscale.records import LIVE_MIGRATION, LatencyRecord, MigrationLoadRecord, MigrationRecord, UpgradeRecord
 from pytest_vmscale.report.comparison import Compared, against, data, lines
 from pytest_vmscale.report.files import About, ResultFiles, schema
 from pytest_vmscale.report.saved import Saved, SavedError, load, load_baseline

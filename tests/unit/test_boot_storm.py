@@ -14,8 +14,9 @@ from aiohttp import web
 from pytest_vmscale.cluster.access import ClusterError
 from pytest_vmscale.guest.login import Credentials
 from pytest_vmscale.guest.probe import Readiness
-from pytest_vmscale.model import BootRecord, Fleet, Measurement, Status
+from pytest_vmscale.model import Fleet, Measurement, Status
 from pytest_vmscale.procedures.boot_storm import Progress, boot_storm
+from pytest_vmscale.records import BootRecord
 
 from .miniature import Miniature, MiniatureRoute, make_fleet, miniature_cluster
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from pytest_vmscale.model import DeployRecord, Measurement, Outcome, Status
+from pytest_vmscale.model import Measurement, Outcome, Status
 from pytest_vmscale.procedures.clones import Clone, strategy_of_phases
 from pytest_vmscale.procedures.deployment import with_clones
+from pytest_vmscale.records import DeployRecord
 from pytest_vmscale.report import deployment as report
 from pytest_vmscale.report.charts import svg
 from pytest_vmscale.settings import SettingsError, parse_bulk_sizes

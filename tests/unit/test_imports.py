@@ -16,6 +16,7 @@ PACKAGE = ROOT / "pytest_vmscale"
 ALLOWED = {
     "embedded": set(),
     "model.py": set(),
+    "records.py": {"model"},
     "clock.py": set(),
     "yamlfile.py": set(),
     "quantity.py": set(),
@@ -25,10 +26,10 @@ ALLOWED = {
     "rights.py": {"settings"},
     "cluster": {"model", "clock", "rights"},
     "guest": {"model", "clock", "cluster"},
-    "procedures": {"model", "clock", "quantity", "cluster", "guest", "manifests"},
-    "slo": {"model", "quantity", "settings", "yamlfile"},
-    "scenarios.py": {"model", "rights", "run", "settings", "slo"},
-    "report": {"model", "rights", "slo", "scenarios", "fleets", "plan", "run"},
+    "procedures": {"model", "records", "clock", "quantity", "cluster", "guest", "manifests"},
+    "slo": {"model", "records", "quantity", "settings", "yamlfile"},
+    "scenarios.py": {"model", "records", "rights", "run", "settings", "slo"},
+    "report": {"model", "records", "rights", "slo", "scenarios", "fleets", "plan", "run"},
 }
 
 

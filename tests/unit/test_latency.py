@@ -16,8 +16,9 @@ from pytest_vmscale.clock import Clock
 from pytest_vmscale.guest.fio import FioResult, Job, Latencies
 from pytest_vmscale.guest.histogram import Histogram
 from pytest_vmscale.guest.workload import Barrier, GuestRun, JobRun, Offset, one_after_the_other
-from pytest_vmscale.model import Fleet, Guest, LatencyRecord, Measurement, Objective, Outcome
+from pytest_vmscale.model import Fleet, Guest, Measurement, Objective, Outcome
 from pytest_vmscale.procedures import latency as procedure
+from pytest_vmscale.records import LatencyRecord
 from pytest_vmscale.report import latency as report
 from pytest_vmscale.report.charts import svg
 from pytest_vmscale.report.files import csv_text

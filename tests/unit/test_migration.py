@@ -10,7 +10,7 @@ import pytest
 from fixtures.migration import at_once
 from pytest_vmscale.clock import Clock
 from pytest_vmscale.cluster.watch import Event
-from pytest_vmscale.model import LIVE_MIGRATION, RESTART, Fleet, Guest, Status
+from pytest_vmscale.model import Fleet, Guest, Status
 from pytest_vmscale.procedures.fillers import Fillers, FillerWatch
 from pytest_vmscale.procedures.fillers import Pod as FillerPod
 from pytest_vmscale.procedures.migration import _covered, _node_wait
@@ -18,6 +18,7 @@ from pytest_vmscale.procedures.migration_checks import Pod, Site, away, blocking
 from pytest_vmscale.procedures.movements import Movements
 from pytest_vmscale.procedures.nodes import NodeRecord
 from pytest_vmscale.procedures.vmi import Launcher, Migration, MovingVmi
+from pytest_vmscale.records import LIVE_MIGRATION, RESTART
 
 EPOCH = 1_700_000_000.0
 RHEL, FEDORA = Guest("ns", "rhel-00000", "rhel", 0), Guest("ns", "fedora-00001", "fedora", 1)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from pytest_vmscale.model import Measurement, MigrationLoadRecord, Outcome, Status
+from pytest_vmscale.model import Measurement, Outcome, Status
 from pytest_vmscale.plugin import of_two_suites, scenarios
 from pytest_vmscale.procedures.migration_load import LEAD_SECONDS, QUIET_SECONDS, added, duration_added, moving_spans, schedule
+from pytest_vmscale.records import MigrationLoadRecord
 from pytest_vmscale.report import migration_load as report
 from pytest_vmscale.report.charts import svg
 from pytest_vmscale.slo.migration_load import judge

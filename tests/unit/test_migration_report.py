@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pytest_vmscale.model import LIVE_MIGRATION, RESTART, Measurement, MigrationRecord, Moment, Outcome, Status
+from pytest_vmscale.model import Measurement, Moment, Outcome, Status
+from pytest_vmscale.records import LIVE_MIGRATION, RESTART, MigrationRecord
 from pytest_vmscale.report import migration as report
 from pytest_vmscale.report.charts import svg
 from pytest_vmscale.report.files import csv_text

@@ -15,7 +15,7 @@ from pytest_vmscale.cluster.requests import Cluster
 from pytest_vmscale.cluster.watch import Event, Meta
 from pytest_vmscale.guest.probe import Readiness
 from pytest_vmscale.guest.route import Target
-from pytest_vmscale.model import Fleet, Guest, Status, UpgradeRecord
+from pytest_vmscale.model import Fleet, Guest, Status
 from pytest_vmscale.procedures.upgrade_checks import Asker, Hop, State, UpgradeRefused, channel_refused, kind, not_offered, problems, refuse
 from pytest_vmscale.procedures.upgrade_probes import Asked, GuestProbe, GuestProbes, outages
 from pytest_vmscale.procedures.upgrade_vms import VmWatch, records
@@ -30,6 +30,7 @@ from pytest_vmscale.procedures.upgrade_watch import (
     parse_progress,
 )
 from pytest_vmscale.procedures.vmi import Interface, Vmi, VmiStatus
+from pytest_vmscale.records import UpgradeRecord
 
 PATCH, MINOR = Hop("4.9.23"), Hop("4.10.9")
 IMAGE, OTHER = "quay.io/openshift-release-dev/ocp-release@sha256:" + "a" * 64, "mirror.example/ocp@sha256:" + "a" * 64

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pytest_vmscale.embedded.releases import catalogue
-from pytest_vmscale.model import Measurement, Outcome, Status, UpgradeRecord
+from pytest_vmscale.model import Measurement, Outcome, Status
+from pytest_vmscale.records import UpgradeRecord
 from pytest_vmscale.report import upgrade as report
 from pytest_vmscale.report.charts import svg
 from pytest_vmscale.report.upgrade_charts import run_level

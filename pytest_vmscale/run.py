@@ -328,10 +328,17 @@ class Run:
         if compared:
             self.troubles += [each for each in compared.troubles if each not in self.troubles]
         charts: list[Path] = []
+
+        def write() -> bool:
+            against_baseline = data(compared) if compared else None
+            ruling = self._verdict(interrupted, compared)
+            return self.written(lambda: self.files.write_verdict(ruling, against_baseline, self.profile.name, charts))
+
+        # First without charts: they take seconds that a worker of xdist which is interrupted may not have.
+        write()
         self.written(lambda: charts.extend(self._charts()))
-        final = self._verdict(interrupted, compared)
-        if not self.written(lambda: self.files.write_verdict(final, data(compared) if compared else None, self.profile.name, charts)):
-            final = self._verdict(interrupted, compared)
+        write()
+        final = self._verdict(interrupted, compared)  # it tells, too, that the last of these could not be written
         return {
             "exit_code": final.exit_code,
             "lines": self._lines(final),

@@ -232,3 +232,18 @@ def test_the_cluster_goes_on_where_its_truth_finds_no_room(tmp_path: Path, capsy
             truth.flush()
     truth.close()
     assert capsys.readouterr().err == f"vmscale: {tmp_path / 'truth.jsonl'} ends here: File too large\n"
+
+
+def test_the_verdict_is_written_before_the_charts_are_drawn(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(run: Run) -> list[Path]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "_charts", killed)
+    run = Run(options.settings(pytester.parseconfig("--vms=10", "--run-id=r1")), load_profile("reference"))
+    run.select(["bootstorm"])
+    storm = make_storm(10, 60.0)
+    run.measured(storm, run.scenario_files(storm.scenario, None, {}))
+    with pytest.raises(KeyboardInterrupt):
+        run.finish(interrupted=False)
+    verdict = json.loads(Path("vmscale-results/r1/verdict.json").read_text())
+    assert (verdict["exit_code"], verdict["charts"]) == (0, [])

@@ -137,3 +137,11 @@ def test_partial_metadata(six: Api) -> None:
     listed = six.get(six.vms, accept=PARTIAL).json
     assert listed["kind"] == "PartialObjectMetadataList"
     assert all(set(item) == {"kind", "apiVersion", "metadata"} for item in listed["items"])
+
+
+def test_a_selector_as_long_as_a_fleet(api: Api) -> None:
+    api.post(api.core("configmaps"), config_map("c", app="v4999"))
+    names = ",".join(f"v{number}" for number in range(5000))
+    found = api.get(f"{api.core('configmaps')}?labelSelector=app%20in%20({names})")
+    assert (found.code, [each["metadata"]["name"] for each in found.json["items"]]) == (200, ["c"])
+    assert api.get(api.core("configmaps"), headers={"X-Long": "x" * 20_000}).code == 200

@@ -43,6 +43,7 @@ VERSION = {"major": "1", "minor": "22", "gitVersion": "v1.22.3+e790d7f", "gitCom
            "buildDate": "2021-12-10T17:43:38Z", "goVersion": "go1.16.6", "compiler": "gc", "platform": "linux/amd64",
            "emulationMajor": "1", "emulationMinor": "22", "minCompatibilityMajor": "1", "minCompatibilityMinor": "21"}
 EXTRA = "impersonate-extra-"
+HEADER_BYTES = 2**20  # Go's limit: the selector of a whole fleet fits into one request line
 KEEPALIVE_SECONDS = 600.0
 
 
@@ -142,7 +143,8 @@ class ApiServer:
 
     async def serve(self, host: str, port: int, ssl_context: ssl.SSLContext | None) -> int:
         """Listen; returns the port, which the system chooses if 0 is given. A request ends when its client goes."""
-        self._runner = web.AppRunner(self.app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE_SECONDS, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(self.app, access_log=None, handler_cancellation=True, keepalive_timeout=KEEPALIVE_SECONDS, shutdown_timeout=1.0,
+                                     max_line_size=HEADER_BYTES, max_field_size=HEADER_BYTES)
         await self._runner.setup()
         self._listens_at = (host, port, ssl_context)
         await self._listen()

@@ -68,6 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return  # somebody else's test run
     if config.option.help or config.option.version:
         return
+    from . import machine
     from .cluster.access import ClusterError
     from .run import Run
     from .scenarios import check_profile
@@ -80,9 +81,9 @@ def pytest_configure(config: pytest.Config) -> None:
         check_profile(profile)
         run = Run(settings, profile)
         if not hasattr(config, "workerinput"):
-            options.check_simulation(settings)
-            options.check_files(settings)
-            options.check_reports(config)
+            machine.check_simulation(settings)
+            machine.check_files(settings)
+            machine.check_reports(config)
     except (SettingsError, ClusterError) as error:
         raise pytest.UsageError(str(error)) from None
     except ProfileError as error:

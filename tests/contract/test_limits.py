@@ -126,6 +126,7 @@ def test_a_quota_is_about_its_scope(cluster: Namespace) -> None:
 def test_a_claim_that_grows_is_charged_for_what_is_more(cluster: Namespace) -> None:
     cluster.quota({"requests.storage": "10Gi"})
     cluster.create("persistentvolumeclaims", {"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "8Gi"}}}})
+    cluster.until(lambda: cluster.get("persistentvolumeclaims", "c")["status"]["phase"] == "Bound")
     grown = {"spec": {"resources": {"requests": {"storage": "11Gi"}}}}
     code, answer = cluster.ask("PATCH", cluster.path("persistentvolumeclaims", "c"), grown, content="application/merge-patch+json")
     assert code == 403 and "requested: requests.storage=3Gi, used: requests.storage=8Gi, limited: requests.storage=10Gi" in answer["message"]

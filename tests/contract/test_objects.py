@@ -324,3 +324,43 @@ def test_a_version_to_read_an_object_at(api: Api) -> None:
     early = api.get(f"{path}?resourceVersion=999999999999")
     assert (early.code, early.json["details"]["causes"][0]["reason"], early.json["details"]["retryAfterSeconds"]) == (504, "ResourceVersionTooLarge", 1)
     assert api.get(f"{path}?resourceVersion=x").code == 500
+
+
+@pytest.mark.parametrize("plural, body, cause", [
+    ("policy/v1/poddisruptionbudgets", {"spec": {"minAvailable": "x%"}}, ("spec.minAvailable", "Invalid value: \"x%\": a valid percent string must be a numeric string")),
+    ("policy/v1/poddisruptionbudgets", {"spec": {"maxUnavailable": -1}}, ("spec.maxUnavailable", "Invalid value: -1: must be greater than or equal to 0")),
+    ("coordination.k8s.io/v1/leases", {"spec": {"leaseDurationSeconds": 0}}, ("spec.leaseDurationSeconds", "Invalid value: 0: must be greater than 0")),
+    ("rbac.authorization.k8s.io/v1/roles", {"rules": [{"verbs": ["get"]}]}, ("rules[0].apiGroups", "Required value: resource rules must supply at least one api group")),
+    ("rbac.authorization.k8s.io/v1/rolebindings", {"roleRef": {"kind": "Role", "name": "r"}, "subjects": [{"kind": "Robot", "name": "x"}]},
+     ("subjects[0].kind", 'Unsupported value: "Robot": supported values: "ServiceAccount", "User", "Group"')),
+    ("secrets", {"type": "kubernetes.io/tls"}, ("data[tls.crt]", "Required value")),
+])
+def test_built_in_kinds_that_are_refused(api: Api, plural: str, body: dict[str, Any], cause: tuple[str, str]) -> None:
+    group, _, name = plural.rpartition("/")
+    path = f"/apis/{group}/namespaces/{api.namespace}/{name}" if group else api.core(plural)
+    reply = api.post(path, {"metadata": {"name": "x"}, **body})
+    assert reply.code == 422
+    assert any(each["field"] == cause[0] and each["message"].startswith(cause[1]) for each in reply.json["details"]["causes"])
+
+
+def test_a_secret_that_is_no_base64(api: Api) -> None:
+    reply = api.post(api.core("secrets"), {"metadata": {"name": "s"}, "data": {"a": "YQ!!"}})
+    assert (reply.code, reply.json["message"]) == (400, 'Secret in version "v1" cannot be handled as a Secret: illegal base64 data at input byte 2')
+
+
+def test_a_namespace_keeps_its_finalizer(api: Api) -> None:
+    """But for the finalize subresource: else it could go before what is in it."""
+    reply = api.patch(f"/api/v1/namespaces/{api.namespace}", {"spec": {"finalizers": []}})
+    assert (reply.code, reply.json["spec"]["finalizers"]) == (200, ["kubernetes"])
+
+
+def test_a_pods_grace_period_stays(api: Api) -> None:
+    api.post(api.core("pods"), {"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
+    assert api.patch(api.core("pods/p"), {"spec": {"terminationGracePeriodSeconds": 5}}).code == 422
+
+
+def test_an_unbound_claim_cannot_grow(api: Api) -> None:
+    api.post(api.core("persistentvolumeclaims"), {"metadata": {"name": "c"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "storageClassName": "none", "resources": {"requests": {"storage": "1Gi"}}}})
+    reply = api.patch(api.core("persistentvolumeclaims/c"), {"spec": {"resources": {"requests": {"storage": "2Gi"}}}})
+    assert reply.code == 422 and "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims" in reply.json["message"]

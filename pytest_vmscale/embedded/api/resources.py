@@ -166,6 +166,8 @@ class Resources:
                 new["status"] = old["status"]
         meta = {key: value for key, value in (obj.get("metadata") or {}).items() if key not in FIXED_METADATA}
         new["metadata"] = {**meta, **{key: old["metadata"][key] for key in FIXED_METADATA if key in old["metadata"]}}
+        if strategies.is_core(kind, "namespaces") and "finalizers" in (old.get("spec") or {}):
+            new["spec"] = {**(new.get("spec") or {}), "finalizers": old["spec"]["finalizers"]}  # `finalize` alone takes them
         return new
 
     def _commit(self, kind: Kind, old: Object, new: Object, dry_run: bool) -> Object:

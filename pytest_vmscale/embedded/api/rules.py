@@ -35,7 +35,10 @@ SERVICE_NETWORK = ipaddress.ip_network("172.30.0.0/16")  # an OpenShift cluster'
 # What is a struct in Go, and so is there even when nobody gives it: what lacks is what is in it.
 STRUCTS = {"pods": ("spec",), "jobs.batch": ("spec.template.spec",), "cronjobs.batch": ("spec.jobTemplate.spec.template.spec",),
            **{f"{name}.apps": ("spec.template.spec",) for name in ("deployments", "replicasets", "statefulsets", "daemonsets")}}
+SECRET_KEYS = {"kubernetes.io/tls": ("tls.crt", "tls.key"), "kubernetes.io/dockerconfigjson": (".dockerconfigjson",), "kubernetes.io/dockercfg": (".dockercfg",)}
 MOST_CRON_JOB_NAME = 52  # its jobs' names are 11 longer
+PERCENT = re.compile("[0-9]+%")
+PERCENT_TEXT = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"
 NODE_FAILURE_TAINTS = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
 
 
@@ -239,7 +242,9 @@ def _pod(obj: Object, old: Object | None) -> list[Cause]:
         return []
     def fixed(spec: Object) -> Object:
         kept = {key: value for key, value in spec.items()
-                if key not in ("activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "ephemeralContainers")}
+                if key not in ("activeDeadlineSeconds", "tolerations", "ephemeralContainers")}
+        if (kept.get("terminationGracePeriodSeconds") or 0) < 0:
+            kept["terminationGracePeriodSeconds"] = 1  # which is what it may be changed to
         for where in ("containers", "initContainers"):
             kept[where] = [{key: value for key, value in container.items() if key != "image"} for container in spec.get(where) or ()]
         return kept
@@ -265,7 +270,8 @@ def _secret(obj: Object, old: Object | None) -> list[Cause]:
     found = _config_map(obj, old)
     if old and obj.get("type") != old.get("type"):
         found.append(_immutable("type", obj.get("type")))
-    return found
+    needed = SECRET_KEYS.get(obj.get("type", ""), ())
+    return found + [Cause(f"data[{key}]", "Required value", "FieldValueRequired") for key in needed if key not in (obj.get("data") or {})]
 
 
 def _workload(obj: Object, old: Object | None) -> list[Cause]:
@@ -337,7 +343,8 @@ def _claim(obj: Object, old: Object | None) -> list[Cause]:
     if old:
         before = old.get("spec") or {}
         # Binding fills these two in; until then they may be set.
-        free = {"resources", "volumeAttributesClassName", *(key for key in ("volumeName", "storageClassName") if not before.get(key))}
+        bound = (old.get("status") or {}).get("phase") == "Bound"
+        free = {*(("resources", "volumeAttributesClassName") if bound else ()), *(key for key in ("volumeName", "storageClassName") if not before.get(key))}
         if {k: v for k, v in spec.items() if k not in free} != {k: v for k, v in before.items() if k not in free}:
             found.append(Cause("spec", "Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName "
                                "for bound claims",
@@ -380,7 +387,21 @@ def _budget(obj: Object, old: Object | None) -> list[Cause]:
     spec = obj.get("spec") or {}
     if "minAvailable" in spec and "maxUnavailable" in spec:
         return [Cause("spec", f"Invalid value: {_json(spec)}: minAvailable and maxUnavailable cannot be both set")]
-    return []
+    found = []
+    for name in ("minAvailable", "maxUnavailable"):
+        amount = spec.get(name)
+        if isinstance(amount, str) and not PERCENT.fullmatch(amount):
+            found.append(Cause(f"spec.{name}", f"Invalid value: {_json(amount)}: {PERCENT_TEXT}"))
+        elif isinstance(amount, int) and amount < 0:
+            found.append(Cause(f"spec.{name}", f"Invalid value: {amount}: must be greater than or equal to 0"))
+        elif isinstance(amount, str) and int(amount[:-1]) > 100:
+            found.append(Cause(f"spec.{name}", f"Invalid value: {_json(amount)}: must not be greater than 100%"))
+    return found
+
+
+def _lease(obj: Object, old: Object | None) -> list[Cause]:
+    seconds = (obj.get("spec") or {}).get("leaseDurationSeconds")
+    return [Cause("spec.leaseDurationSeconds", f"Invalid value: {seconds}: must be greater than 0")] if seconds is not None and seconds <= 0 else []
 
 
 def _storage_class(obj: Object, old: Object | None) -> list[Cause]:
@@ -394,10 +415,24 @@ def _storage_class(obj: Object, old: Object | None) -> list[Cause]:
     return found
 
 
+def _role(obj: Object, old: Object | None) -> list[Cause]:
+    found = []
+    for index, rule in enumerate(obj.get("rules") or ()):
+        if not rule.get("verbs"):
+            found.append(Cause(f"rules[{index}].verbs", "Required value: verbs must contain at least one value", "FieldValueRequired"))
+        if rule.get("nonResourceURLs"):
+            continue
+        found += [Cause(f"rules[{index}].{field}", f"Required value: resource rules must supply at least one {words}", "FieldValueRequired")
+                  for field, words in (("apiGroups", "api group"), ("resources", "resource")) if not rule.get(field)]
+    return found
+
+
 def _role_binding(obj: Object, old: Object | None) -> list[Cause]:
+    found = [Cause(f"subjects[{index}].kind", f'Unsupported value: {_json(subject.get("kind") or "")}: supported values: "ServiceAccount", "User", "Group"', "FieldValueNotSupported")
+             for index, subject in enumerate(obj.get("subjects") or ()) if subject.get("kind") not in ("ServiceAccount", "User", "Group")]
     if old and obj.get("roleRef") != old.get("roleRef"):
-        return [Cause("roleRef", f"Invalid value: {_json(obj.get('roleRef'))}: cannot change roleRef")]
-    return []
+        found.append(Cause("roleRef", f"Invalid value: {_json(obj.get('roleRef'))}: cannot change roleRef"))
+    return found
 
 
 def _immutable(path: str, value: Any) -> Cause:
@@ -416,4 +451,5 @@ CHECKS: dict[str, Callable[[Object, Object | None], list[Cause]]] = {
     "limitranges": limit_rules.limit_range, "resourcequotas": limit_rules.quota, "events": event_view.core_causes,
     "poddisruptionbudgets.policy": _budget, "storageclasses.storage.k8s.io": _storage_class,
                                                                      "rolebindings.rbac.authorization.k8s.io": _role_binding,
-    "clusterrolebindings.rbac.authorization.k8s.io": _role_binding}
+    "clusterrolebindings.rbac.authorization.k8s.io": _role_binding, "roles.rbac.authorization.k8s.io": _role, "clusterroles.rbac.authorization.k8s.io": _role,
+    "leases.coordination.k8s.io": _lease}

@@ -5,6 +5,8 @@ Controllers' own writes skip this; only HTTP writes go through it.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import copy
 import datetime
 import re
@@ -23,6 +25,7 @@ TYPES: dict[str, tuple[type, ...]] = {"object": (dict,), "array": (list,), "stri
                                       "number": (int, float), "intOrString": (int, str)}
 NUMBERS = ("integer", "number", "intOrString")
 DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+BASE64 = re.compile("[A-Za-z0-9+/]*")
 MICRO_TIMES = {"acquireTime", "renewTime", "eventTime", "lastObservedTime"}  # of leases and events; all other times are whole seconds
 
 
@@ -153,6 +156,12 @@ def _read(kind: Kind, node: Node, value: Any, path: str, unknown: list[str], str
             return canonical_quantity(str(value))
         except ValueError as error:
             raise Undecodable(kind.kind, kind.version, str(error)) from error
+    elif node.format == "byte":
+        try:
+            base64.b64decode(value, validate=True)
+        except binascii.Error:
+            at = len(BASE64.match(value)[0])  # type: ignore[index]  # it matches everything
+            raise Undecodable(kind.kind, kind.version, f"illegal base64 data at input byte {at}") from None
     elif node.format == "date-time":
         try:
             return _canonical_time(value, micro=path.rpartition(".")[2] in MICRO_TIMES)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from .access import ClusterError
 from .requests import ApiError, Cluster, Object, network_reason, resource_path
+from .runtime import cancel_all
 
 LEASE_NAMESPACE = "default"
 LEASE_NAME = "vmscale-run"
@@ -72,8 +73,7 @@ class Lease:
     async def release(self) -> None:
         """Leave it to the next run. Errors are the next run's problem, which will see that we no longer renew."""
         if self._renewal:
-            self._renewal.cancel()
-            await asyncio.gather(self._renewal, return_exceptions=True)
+            await cancel_all([self._renewal])
             self._renewal = None
         if self._held:
             spec = {**self._held["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}

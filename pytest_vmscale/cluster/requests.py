@@ -20,6 +20,7 @@ import msgspec
 
 from ..clock import Clock
 from .access import Access, ClusterError
+from .runtime import cancel_all
 
 if TYPE_CHECKING:
     import aiohttp
@@ -178,9 +179,7 @@ class Cluster:
 
     async def close(self) -> None:
         tasks = [*self._meanwhile, *([self._renewal] if self._renewal else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(tasks)
         self._renewal, self._meanwhile = None, []
         if self._session:
             await self._session.close()

@@ -28,6 +28,7 @@ from .requests import (
     network_reason,
     retry_after,
 )
+from .runtime import cancel_all
 
 if TYPE_CHECKING:
     import aiohttp
@@ -167,8 +168,7 @@ class Watch(Generic[P]):
 
     async def stop(self) -> None:
         if self._task:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel_all([self._task])
             self._task = None
         if self._blind_since:
             self._seeing(relisted=True)

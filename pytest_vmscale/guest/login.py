@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..cluster.requests import network_reason
+from ..cluster.runtime import cancel_all
 from .route import Connection, Route, SocketConnection, Target
 
 if TYPE_CHECKING:
@@ -97,9 +98,7 @@ async def _as_socket(far: Connection) -> AsyncIterator[socket.socket]:
     try:
         yield theirs
     finally:
-        for pump in pumps:
-            pump.cancel()
-        await asyncio.gather(*pumps, return_exceptions=True)
+        await cancel_all(pumps)
         await near.close()
         await far.close()
 

@@ -16,6 +16,7 @@ from typing import Any
 from ..clock import Clock
 from ..cluster.access import ClusterError
 from ..cluster.requests import ApiError, Cluster, resource_path
+from ..cluster.runtime import cancel_all
 from ..cluster.watch import Event, Watch
 from ..guest.login import Credentials, LoginError, run_command
 from ..guest.probe import Probing, Readiness, allow_open_files_for, probe_until_up
@@ -182,9 +183,7 @@ class _Storm:
 
     async def _stop_tasks(self) -> None:
         tasks = [task for boot in self.boots.values() for task in boot.tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(tasks)
 
     # -- one guest --------------------------------------------------------------------------------------------------
 

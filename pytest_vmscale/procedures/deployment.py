@@ -19,6 +19,7 @@ from typing import Any, Literal
 from ..clock import Clock
 from ..cluster.access import ClusterError
 from ..cluster.requests import ApiError, Cluster, Object, resource_path
+from ..cluster.runtime import cancel_all
 from ..cluster.watch import Event, Watch
 from ..guest.probe import Probing, Readiness, allow_open_files_for, probe_until_up
 from ..guest.route import Route, Target
@@ -170,9 +171,7 @@ class _Deployment:
                 await self._wait(lambda: all(vm.status for vm in self.vms))
             finally:
                 tasks = [*requests, *(vm.task for vm in self.vms if vm.task), *([ticking] if ticking else [])]
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await cancel_all(tasks)
             self._check()
             self._check_sight()
             for vm in self.vms:

@@ -16,6 +16,7 @@ from typing import Any
 from ..clock import Clock
 from ..cluster.access import ClusterError
 from ..cluster.requests import ApiError, Cluster, resource_path
+from ..cluster.runtime import cancel_all
 from ..guest.fio import Job
 from ..guest.workload import Barrier, GuestRun, Timed, Workload
 from ..manifests.kubevirt import live_migration
@@ -127,9 +128,7 @@ class _Work:
                     task.result()
                 await self.movements.until(lambda: all(vm.at_rest for vm in self.movements.vms.values()), end + QUIET_SECONDS)
             finally:
-                for task in (migrating, waiting):
-                    task.cancel()
-                await asyncio.gather(migrating, waiting, return_exceptions=True)
+                await cancel_all((migrating, waiting))
             self._follow_addresses()
             tell(0.97)
             self.runs = await self.workload.fetch(barrier, FETCH_SECONDS)

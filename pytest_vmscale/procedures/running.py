@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ..clock import Clock
 from ..cluster.requests import ApiError, Cluster, in_parallel, resource_path
+from ..cluster.runtime import cancel_all
 from ..cluster.watch import Event, Watch
 from ..guest.probe import Probing, Readiness, allow_open_files_for, probe_until_up
 from ..guest.route import Route, Target
@@ -79,9 +80,7 @@ async def start_all(
 
             left = await wait.until_none(unfinished, (vmis,), "started", len(guests))
     finally:
-        for task in tasks.values():
-            task.cancel()
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        await cancel_all(tasks.values())
     if left:
         raise unfinished_error("up", left, len(guests), deadline_seconds)
     return {key: probing.target for key, probing in probings.items()}

@@ -12,6 +12,7 @@ from ..clock import Clock
 from ..cluster.edits import Edits
 from ..cluster.journal import Ref
 from ..cluster.requests import ApiError, Cluster, in_parallel, resource_path
+from ..cluster.runtime import cancel_all
 from ..manifests.kubevirt import live_migration
 from ..model import Fleet, Guest
 from .migration_checks import Pod, list_pods
@@ -113,9 +114,7 @@ class DrainTrigger:
         self._tasks = [asyncio.create_task(self._drain(node, slots)) for node in self.nodes]
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(self._tasks)
 
     def done(self, movements: Movements, nodes: NodeWatch | None) -> bool:
         for task in self._tasks:

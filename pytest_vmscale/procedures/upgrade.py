@@ -17,6 +17,7 @@ from typing import Any
 from ..clock import Clock
 from ..cluster.access import ClusterError
 from ..cluster.requests import Cluster
+from ..cluster.runtime import cancel_all
 from ..guest.probe import Readiness, allow_open_files_for
 from ..guest.route import Route, Target
 from ..guest.workload import Barrier
@@ -149,9 +150,7 @@ class _Upgrade:
                 await self._until(self._all_back, tasks, self.at(self.ended) + BACK_SECONDS)
                 self.looked = self.clock.now()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
         if load:
             self.io = await load.fetch(self.t0 or 0.0)
         return self.measurement(None)

@@ -13,6 +13,7 @@ from typing import Any
 from ..clock import Clock
 from ..cluster.access import Access
 from ..cluster.requests import JSON, MERGE_PATCH, ApiError, Cluster, network_reason
+from ..cluster.runtime import cancel_all
 from ..guest.probe import Readiness, answer
 from ..guest.route import Route, Target
 
@@ -93,9 +94,7 @@ class ApiProbe:
                     due = max(due + API_EVERY_SECONDS, self.clock.now())
                     await self.clock.sleep(due - self.clock.now())
             finally:
-                for task in running:
-                    task.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
+                await cancel_all(running)
 
     async def _one(self, cluster: Cluster) -> None:
         sent, why = time.monotonic(), ""
@@ -215,9 +214,7 @@ class GuestProbes:
         try:
             await asyncio.gather(*tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
 
     async def _follow(self, guest: GuestProbe, first_after: float) -> None:
         await self._clock.sleep(first_after)

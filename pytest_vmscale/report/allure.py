@@ -219,7 +219,12 @@ def _title(objective: Objective) -> str:
 def _description(objective: Objective, subtitle: str) -> str:
     """Markdown."""
     figures = [
-        ("Limit", "none" if objective.limit is None else f"{objective.limit:g} {objective.unit}" + (f" ({objective.how})" if objective.how else "")),
+        (
+            "Limit",
+            "none"
+            if objective.limit is None
+            else f"{objective.limit:g} {objective.unit}" + (f" ({objective.how})" if objective.how else ""),
+        ),
         ("Reference", "none" if objective.reference is None else f"{objective.reference:g} {objective.unit}"),
         ("Margin", "-" if objective.margin_percent is None else f"{objective.margin_percent:+.1f} %"),
         ("Verdict", objective.outcome.value),

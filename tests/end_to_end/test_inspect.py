@@ -45,5 +45,11 @@ def test_a_fleet_that_was_never_provisioned_is_inspected_before_it_is_removed(sc
         gathered = packed.extractfile("inspect-main/namespaces")
         assert gathered and gathered.read().split() == [b"vmscale-r-0"]
     containers = [json.loads(path.read_text()) for path in Path("allure").glob("*-container.json")]
-    attached = {each["name"] for container in containers for part in ("befores", "afters") for step in container.get(part, ()) for each in step.get("attachments", ())}
+    attached = {
+        each["name"]
+        for container in containers
+        for part in ("befores", "afters")
+        for step in container.get(part, ())
+        for each in step.get("attachments", ())
+    }
     assert attached == {"oc adm inspect: main", "oc adm inspect failed: main"}

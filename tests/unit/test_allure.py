@@ -307,6 +307,9 @@ def test_what_was_inspected_is_attached_to_the_tear_down(tmp_path: Path) -> None
     assert "1 passed" in done.stdout, done.stdout + done.stderr
     containers = [json.loads(path.read_text()) for path in (tmp_path / "results").glob("*-container.json")]
     attached = [each for container in containers for after in container.get("afters", ()) for each in after.get("attachments", ())]
-    assert [(each["name"], each["type"]) for each in attached] == [("oc adm inspect: main", "application/gzip"), ("oc adm inspect failed: main", "text/plain")]
+    assert [(each["name"], each["type"]) for each in attached] == [
+        ("oc adm inspect: main", "application/gzip"),
+        ("oc adm inspect failed: main", "text/plain"),
+    ]
     contents = [(tmp_path / "results" / each["source"]).read_bytes() for each in attached]
     assert contents == [b"packed", b"error: one pod's log could not be read"]

@@ -284,6 +284,15 @@ def test_the_embedded_cluster_does_not_outlive_a_killed_run(here):
         time.sleep(0.1)
 
 
+def cordon_all(kubeconfig: Path) -> None:
+    from kubernetes import client, config
+
+    with config.new_client_from_config(str(kubeconfig)) as api:
+        core = client.CoreV1Api(api)
+        for node in core.list_node().items:
+            core.patch_node(node.metadata.name, {"spec": {"unschedulable": True}})
+
+
 def test_a_fleet_that_is_kept_on_a_cluster_started_by_hand_is_used_again(scale, tmp_path):
     state = tmp_path / "state"
     vmscale = [sys.executable, "-m", "pytest_vmscale.cli", "embedded"]
@@ -320,6 +329,9 @@ def test_a_fleet_that_is_kept_on_a_cluster_started_by_hand_is_used_again(scale, 
         assert "ClusterUnfit" in told  # by which Allure's categories know it
         third = scale("--vms", "4", "--reuse-fleet", "first", "--run-id", "third", "--kubeconfig", kubeconfig)
         assert third.code == 10 and "has no fleet" in third.out
+        cordon_all(Path(kubeconfig))
+        nowhere = scale("--vms", "4", "--kubeconfig", kubeconfig, "--run-id", "nowhere")
+        assert nowhere.code == 10 and "the cluster is not fit: no node takes VMs: " in nowhere.out
     finally:
         subprocess.run([*vmscale, "down", "--state-dir", str(state)], check=True)
     assert not (state / "embedded.pid").exists()

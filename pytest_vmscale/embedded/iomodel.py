@@ -31,6 +31,7 @@ GRID_SECONDS = 5.0  # how finely the history of the load is looked at
 MOST_GRID_POINTS = 64  # of one run, however long
 MOST_STATES = 6  # into which a run's moments are put together
 SPREAD_NODES = 8  # at so many points of its spread the service time is taken, to add the queues' waits to it
+HALVINGS = 40  # until what the pool gives all of its loads is found: to twelve digits
 HISTORY_LOADS = 50_000
 FARTHEST_DEVIATIONS = 8.5  # beyond them the normal distribution's tail is below what a float tells from 0 or 1
 
@@ -263,7 +264,7 @@ class Pool:
         if asked >= 1.0 - 1e-9:
             return state
         low, high = 0.0, 1.0
-        for _ in range(40):
+        for _ in range(HALVINGS):
             middle = (low + high) / 2
             state, asked = at_throttle(middle)
             low, high = (middle, high) if asked > middle else (low, middle)

@@ -94,7 +94,7 @@ def apply(kind: Kind, live: Object | None, applied: Object, manager: str, force:
         refused = [(owner, fields - allowed) for owner, fields in conflicts if fields - allowed]
         if refused:
             raise _conflict(refused)
-    kept = [_without(owner, changed | removed, now) for owner in others]
+    kept = [_without(owner, changed | removed) for owner in others]
     # An empty map of metadata is owned and never stored: it is no change, however often it is applied.
     real = {path for path in changed if path[0] != "f:metadata" or len(path) != 2 or new["metadata"].get(path[1][2:]) != {}}
     touched = live is None or bool(real or removed) or mine is None or mine.fields != fields
@@ -147,7 +147,7 @@ def track_update(kind: Kind, old: Object | None, new: Object, manager: str, oper
         key = (manager, operation, kind.api_version, subresource)
         mine = next((o for o in owners if o.key == key), Owner(*key, now, frozenset()))
         fields = (mine.fields | changed) - removed
-        owners = [_without(owner, changed | removed, now) for owner in owners if owner.key != key]
+        owners = [_without(owner, changed | removed) for owner in owners if owner.key != key]
         owners.append(mine.owning(fields, now))
     _write_owners(new, [owner for owner in owners if owner.fields])
 
@@ -297,7 +297,7 @@ def _write_owners(obj: Object, owners: list[Owner]) -> None:
                                                                                                        o.subresource))]
 
 
-def _without(owner: Owner, lost: Fields, now: str) -> Owner:
+def _without(owner: Owner, lost: Fields) -> Owner:
     return owner.owning(owner.fields - lost, owner.time) if owner.fields & lost else owner
 
 

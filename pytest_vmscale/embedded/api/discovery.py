@@ -29,7 +29,7 @@ class Discovery:
         self._custom = {kind.group for kind in kinds.all if kind.custom and not kind.aggregated}
         for kind in kinds.all:
             for version in (kind.version, *kind.also_served):
-                self.add(kind.group, version, kind_entries(kind, version))
+                self.add(kind.group, version, kind_entries(kind))
 
     def add(self, group: str, version: str, resources: list[Object]) -> None:
         found = self._resources.setdefault((group, version), [])
@@ -120,7 +120,7 @@ class Discovery:
         return list(found.values())
 
 
-def kind_entries(kind: Kind, version: str) -> list[Object]:
+def kind_entries(kind: Kind) -> list[Object]:
     """The discovery lines of a kind: itself, and its subresources."""
     verbs = CUSTOM_VERBS if kind.custom else [verb for verb in BUILT_IN_VERBS if verb != "deletecollection" or kind.plural not in ("namespaces", "services")]
     main: Object = {"name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind, "verbs": verbs}

@@ -142,7 +142,7 @@ class Lists:
         limit = 0 if options.resource_version == 0 and not options.continue_token else options.limit
         entries = self._entries(kind, selection, revision, paged=bool(options.continue_token or limit))
         if entries is None:
-            raise self._expired(kind, options.continue_token, after)
+            raise self._expired(options.continue_token, after)
         if options.continue_token:
             entries = entries[_after(entries, after):]
         if not selection.everything:
@@ -171,7 +171,7 @@ class Lists:
                 self._kept.popitem(last=False)
         return entries
 
-    def _expired(self, kind: Kind, token: str, after: tuple[str, str]) -> errors.ApiError:
+    def _expired(self, token: str, after: tuple[str, str]) -> errors.ApiError:
         if not token:
             return errors.ApiError(410, "The resourceVersion for the provided list is too old.")
         error = errors.ApiError(410, "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, "

@@ -115,7 +115,7 @@ def causes(kind: Kind, meta: Object) -> list[Cause]:
     return found
 
 
-def update_causes(kind: Kind, old: Object, new: Object) -> list[Cause]:
+def update_causes(old: Object, new: Object) -> list[Cause]:
     """What of the metadata may not be changed so. The real server checks twice, and says so twice."""
     found = []
     if "deletionTimestamp" in old:

@@ -119,7 +119,7 @@ class Writes:
         if call.subresource == "finalize":
             self._raise_if(kind, obj, self._schemas.validate(kind, obj, old))
             return self._resources.finalize(kind, obj, dry_run=options.dry_run)
-        causes = metadata.update_causes(kind, old["metadata"], meta)
+        causes = metadata.update_causes(old["metadata"], meta)
         if call.api_version == event_view.API_VERSION:
             causes += event_view.update_causes(old, obj)
         merged = self._resources.merged(kind, old, obj, call.subresource)

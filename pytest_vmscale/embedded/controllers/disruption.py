@@ -166,11 +166,11 @@ class Evictions:
         budget = budgets[0]
         status = budget.get("status", {})
         if status.get("observedGeneration", 0) < budget["metadata"].get("generation", 1):
-            raise _refused(budget, f"The disruption budget {budget['metadata']['name']} is still being processed by the server.")
+            raise _refused(f"The disruption budget {budget['metadata']['name']} is still being processed by the server.")
         if not is_ready(pod) and status.get("currentHealthy", 0) >= status.get("desiredHealthy", 0) > 0:
             return  # a pod that is not ready disrupts nothing
         if status.get("disruptionsAllowed", 0) <= 0:
-            raise _refused(budget, f"The disruption budget {budget['metadata']['name']} needs {status.get('desiredHealthy', 0)} healthy pods "
+            raise _refused(f"The disruption budget {budget['metadata']['name']} needs {status.get('desiredHealthy', 0)} healthy pods "
                                    f"and has {status.get('currentHealthy', 0)} currently")
         if dry_run:
             return
@@ -182,7 +182,7 @@ class Evictions:
         self._resources.modify(self._budgets, meta["namespace"], budget["metadata"]["name"], take, subresource="status")
 
 
-def _refused(budget: Object, message: str) -> errors.ApiError:
+def _refused(message: str) -> errors.ApiError:
     """429, and on purpose without Retry-After: clients would repeat it by themselves, and drain must not."""
     return errors.ApiError(429, "Cannot evict pod as it would violate the pod's disruption budget.",
                            details={"causes": [errors.Cause("", message, "DisruptionBudget").to_dict()]})

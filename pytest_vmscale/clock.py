@@ -8,6 +8,8 @@ import time
 from bisect import bisect_right
 from datetime import UTC, datetime
 
+LOOK_WALL_SECONDS = 1.0  # how long a sleep goes on before it looks whether the clock was set
+
 
 class Clock:
     """Cluster time, in float seconds. Safe to read from any thread."""
@@ -55,7 +57,11 @@ class Clock:
         self.rate = rate
 
     async def sleep(self, cluster_seconds: float) -> None:
-        await asyncio.sleep(self.wall(max(0.0, cluster_seconds)))
+        """Until so much cluster time has passed: longer on the wall where it stands still meanwhile, or goes on at another rate."""
+        until = self.now() + cluster_seconds
+        await asyncio.sleep(0)
+        while (left := until - self.now()) > 0:
+            await asyncio.sleep(min(self.wall(left), LOOK_WALL_SECONDS))
 
     def timestamp(self) -> str:
         """RFC 3339 with microseconds, as Kubernetes' MicroTime."""

@@ -94,6 +94,8 @@ class Record:
     FIGURES: ClassVar[tuple[str, ...]] = ()
     # Numbers among the measurement's parameters that say how large it was: references may be given by them.
     SIZES: ClassVar[tuple[str, ...]] = ("vms",)
+    # How long it took is what was measured. False: it is what was asked for, and the run's own work.
+    DURATION_MEASURED: ClassVar[bool] = True
     # Metrics that the guests measure themselves. All other times are stamps of the measuring machine's clock, late when it is busy.
     BY_GUESTS: ClassVar[tuple[str, ...]] = ()
 

@@ -74,6 +74,7 @@ class LatencyRecord(Record):
     """
 
     SIZES = ("vms", "nodes", "vms_per_node")
+    DURATION_MEASURED = False
     LOADS = ("baseline", "workload")
     DIRECTIONS = ("read", "write")
     PHASES = ("baseline-read", "baseline-write", "workload-read", "workload-write")
@@ -218,6 +219,7 @@ class MigrationLoadRecord(Record):
         for load in ("baseline", "workload")
         for direction in ("read", "write")
     )
+    DURATION_MEASURED = False
     BY_GUESTS = (
         "still_workload_read_mean_seconds",
         "moving_workload_read_mean_seconds",

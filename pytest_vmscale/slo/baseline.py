@@ -178,7 +178,8 @@ def _changes(now: Measurement, before: Sequence[Measurement]) -> list[_Raw]:
     kind = type(now.records[0]) if now.records else Record
     found = [_lost(now, before)]
     late, by_chance = _late_seconds((now, *before), of_one=True), _last_vm_percent(now, before, kind.OUTCOME)
-    found.append(_figure("duration_seconds", now.duration_seconds, [each.duration_seconds for each in before], late, by_chance, True))
+    if kind.DURATION_MEASURED:
+        found.append(_figure("duration_seconds", now.duration_seconds, [each.duration_seconds for each in before], late, by_chance, True))
     for name in kind.FIGURES:
         theirs = [_number(each.details.get(name)) for each in before]
         found.append(_figure(name, _number(now.details.get(name)), theirs, late, by_chance, name not in kind.HIGHER_IS_BETTER))

@@ -162,6 +162,8 @@ def test_what_guests_measure_is_not_late_because_the_machine_is_busy(kind, share
         return Measurement("m", "1.0.0", "r", 0.0, {"vms": size}, tuple(records), 9000.0, 700.0, time_rate=100.0)
 
     assert f"{kind.BY_GUESTS[0]} p90" in those(found(measured(0.0006), measured(0.0004)), Finding.REGRESSION)
+    took_longer = those(found(replace(measured(0.0004), duration_seconds=1000.0), measured(0.0004)), Finding.REGRESSION)
+    assert took_longer == ({"duration_seconds value"} if kind is UpgradeRecord else set()), "runs of fio take as long as they were told to"
 
 
 def test_requests_that_were_sent_slower_are_no_regression():

@@ -191,3 +191,29 @@ def test_a_time_that_was_told_too_late_counts_no_more_when_an_earlier_one_is_tol
     clock.set(100.0, 1150.0, 1.5)  # in the middle of a standstill
     clock.set(100.0, 1110.0, 2.0)
     assert [clock.at(stamp) for stamp in (1.0, 1.2, 1.6, 1.9, 2.0, 2.1)] == pytest.approx([1100.0, 1110.0, 1110.0, 1110.0, 1110.0, 1120.0])
+
+
+def test_a_sleep_lasts_as_long_as_the_clusters_time_stands_still():
+    """What is to happen 1000 s later must not happen before, because the cluster's machine was behind meanwhile."""
+
+    async def scenario():
+        clock = Clock(SPEED, epoch=0.0)
+        clock.set(SPEED, 0.0, time.monotonic())
+        sleeping = asyncio.create_task(clock.sleep(100.0))
+        await asyncio.sleep(0.05)
+        clock.set(SPEED, 0.0, time.monotonic())
+        await sleeping
+        return clock.now()
+
+    assert asyncio.run(scenario()) >= 100.0
+
+
+def test_a_sleep_of_no_time_lets_others_have_their_turn():
+    async def scenario():
+        clock, turns = Clock(), []
+        other = asyncio.create_task(asyncio.sleep(0, turns.append("other")))
+        await clock.sleep(-1.0)
+        await other
+        return turns
+
+    assert asyncio.run(scenario()) == ["other"]

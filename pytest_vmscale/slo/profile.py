@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from pytest_vmscale import yamlfile
 from pytest_vmscale.slo.own import OwnObjective, Severity
@@ -35,11 +35,6 @@ class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class EveryVmBoots(_Block):
-    minimum_percent: Percent
-    source: Source
-
-
 def _never_falls(points: dict[int, float]) -> dict[int, float]:
     sizes = sorted(points)
     for low, high in pairwise(sizes):
@@ -50,30 +45,30 @@ def _never_falls(points: dict[int, float]) -> dict[int, float]:
     return points
 
 
+Curve = Annotated[dict[Size, Seconds], AfterValidator(_never_falls)]  # by size
+
+
+class Share(_Block):
+    """Of all VMs."""
+
+    minimum_percent: Percent
+    source: Source
+
+
 class Duration(_Block):
     """`duration`: first request sent to the last VM up. `maximum`: the longest boot of any one VM, from its own request."""
 
     statistic: Literal["duration", "maximum"]
-    points: dict[Size, Seconds]
+    points: Curve
     source: Source
-
-    @field_validator("points")
-    @classmethod
-    def _points(cls, points: dict[int, float]) -> dict[int, float]:
-        return _never_falls(points)
 
 
 class Percentiles(_Block):
     """`report`: which are always reported. `points`: percentile -> VMs -> seconds; only those are judged."""
 
     report: list[Percent]
-    points: dict[Percent, dict[Size, Seconds]]
+    points: dict[Percent, Curve]
     source: Source
-
-    @field_validator("points")
-    @classmethod
-    def _points(cls, points: dict[float, dict[int, float]]) -> dict[float, dict[int, float]]:
-        return {percent: _never_falls(curve) for percent, curve in points.items()}
 
     @property
     def all(self) -> list[float]:
@@ -90,29 +85,17 @@ class Linearity(_Block):
 
 
 class BootStorm(_Block):
-    every_vm_boots: EveryVmBoots
+    every_vm_boots: Share
     duration: Duration
     percentiles: Percentiles
     linearity: Linearity
 
 
-class Share(_Block):
-    """Of all VMs."""
-
-    minimum_percent: Percent
-    source: Source
-
-
 class Points(_Block):
     """`points`: size -> seconds. Without a point it is reported, not judged."""
 
-    points: dict[Size, Seconds]
+    points: Curve
     source: Source
-
-    @field_validator("points")
-    @classmethod
-    def _points(cls, points: dict[int, float]) -> dict[int, float]:
-        return _never_falls(points)
 
 
 class Sourced(_Block):

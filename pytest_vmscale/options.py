@@ -383,3 +383,5 @@ def check_suites(config: pytest.Config, selected: Collection[str]) -> None:
         suite, colon, _ = text.partition(": ")
         if colon and suite in SUITES and selected and suite not in selected and config.getoption(_dest(option)):
             raise SettingsError(f"{option}: is for the {suite} suite, of which no test is selected")
+    if set(selected) == {"latency"} and config.getoption(_dest("--deadline")):
+        raise SettingsError("--deadline: the latency suite has none: it measures for as long as fio in vmscale.yaml says")

@@ -86,7 +86,7 @@ def plan(run: Run) -> Plan:
     if settings.background_pods:
         create.append(f"{settings.background_pods} pods that do nothing, in Deployments of 100")
     told = [
-        f"I/O latency on {nodes} nodes, {nodes * settings.vms_per_node} VMs: {fio.block_size} byte random reads, then writes, at {fio.baseline_iops}"
+        f"I/O latency on {count(nodes, 'node')}, {count(nodes * settings.vms_per_node, 'VM')}: {fio.block_size} byte random reads, then writes, at {fio.baseline_iops}"
         f" and then {fio.workload_iops} IOPS for each VM, {fio.point_seconds} s in all"
         for nodes in settings.nodes
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,25 @@ def test_tolerance_can_be_overridden(profile: Profile) -> None:
     assert (strict.outcome, strict.limit) == (Outcome.FAIL, 102)
     assert strict.margin_percent is not None and strict.margin_percent < 0
     assert by_id(judge_storm(measurement, profile, 50), "bootstorm.duration").limit == pytest.approx(153)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "rate", "asked", "outcome"),
+    [
+        (400.0, 11.0, None, Outcome.FAIL),  # 27 s of sending are not what it is late by
+        (360.0, 11.0, None, Outcome.INCONCLUSIVE),
+        (360.0, 190.0, None, Outcome.FAIL),
+        (360.0, 11.0, 11.0, Outcome.FAIL),  # --qps
+        (340.0, 11.0, None, Outcome.PASS),
+    ],
+)
+def test_a_storm_that_was_sent_too_slowly_is_not_the_clusters_fault(profile: Profile, seconds, rate, asked, outcome) -> None:
+    """The limit of 300 VMs is 347.6 s."""
+    storm = make_storm(300, seconds)
+    storm = replace(storm, details={**storm.details, "request_rate_achieved": rate}, parameters={**storm.parameters, "request_rate_wanted": asked})
+    duration = next(each for each in judge_storm(storm, profile) if each.id == "bootstorm.duration")
+    assert duration.outcome is outcome
+    assert ("took 27.2 s to send the requests (11/s)" in duration.why) is (outcome is Outcome.INCONCLUSIVE)
 
 
 def test_one_lost_vm_breaks_the_storm(profile: Profile) -> None:

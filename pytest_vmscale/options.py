@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 # option, default, help. Those in INI_TWINS may be set in the ini file as vmscale_<name>. The help of what is for one suite alone begins with
-# its name: where no test of it is selected, such an option is refused.
+# its name: where no test of it is selected, the run says that such an option is without effect.
 OPTIONS: tuple[tuple[str, str | None, str], ...] = (
     (
         "--cluster",
@@ -375,13 +375,14 @@ def check_options_that_would_do_nothing(config: pytest.Config, found: Settings) 
         raise SettingsError("--vm-mix: the fleet that --reuse-fleet names has its own mix")
 
 
-def check_suites(config: pytest.Config, selected: Collection[str]) -> None:
-    """What is asked of a suite that does not run is refused, too. `selected`: the suites of which tests are selected; none is no run. SettingsError."""
-    from .settings import SettingsError
-
+def without_effect(config: pytest.Config, selected: Collection[str]) -> list[str]:
+    """What is asked of suites that do not run, a line each. It is no mistake: pipelines give one set of options to several runs.
+    `selected`: the suites of which tests are selected; none is no run."""
+    found = []
     for option, text in (*((option, text) for option, _, text in OPTIONS), *SWITCHES):
         suite, colon, _ = text.partition(": ")
         if colon and suite in SUITES and selected and suite not in selected and config.getoption(_dest(option)):
-            raise SettingsError(f"{option}: is for the {suite} suite, of which no test is selected")
+            found.append(f"{option} is without effect: no test of the {suite} suite is selected")
     if set(selected) == {"latency"} and config.getoption(_dest("--deadline")):
-        raise SettingsError("--deadline: the latency suite has none: it measures for as long as fio in vmscale.yaml says")
+        found.append("--deadline is without effect: the latency suite measures for as long as fio in vmscale.yaml says")
+    return found

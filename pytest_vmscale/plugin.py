@@ -158,7 +158,6 @@ def select(config: pytest.Config, run: Run, items: list[pytest.Item]) -> None:
         config.hook.pytest_deselected(items=unneeded)
     config.stash[BEFORE] = list(items)
     try:
-        options.check_suites(config, {name for each in scenarios(items) for name in each.split(" and ")})
         run.select(scenarios(items))
     except SettingsError as error:
         raise pytest.UsageError(str(error)) from None
@@ -194,7 +193,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     run = config.stash.get(RUN, None)
-    return run.header() if run and scenarios(items) else []
+    if run is None or not scenarios(items):
+        return []
+    suites = {name for each in scenarios(items) for name in each.split(" and ")}
+    return [*run.header(), *(f"vmscale: {each}" for each in options.without_effect(config, suites))]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -39,8 +39,6 @@ import pytest
         (["--results-dir", "/proc/x"], "--results-dir /proc/x: /proc is no folder that can be written to"),
         (["--alluredir", "/proc/x"], "--alluredir /proc/x: /proc is no folder that can be written to"),
         (["--junitxml", "/proc/x/y.xml"], "--junitxml /proc/x/y.xml: /proc is no folder that can be written to"),
-        (["--nodes", "4"], "--nodes: is for the latency suite, of which no test is selected"),
-        (["--upgrade-force"], "--upgrade-force: is for the upgrade suite, of which no test is selected"),
     ],
 )
 def test_bad_option(scale, arguments, told):
@@ -170,8 +168,22 @@ def test_plan_does_nothing_whatever_else_is_asked(scale, more):
 
 
 def test_what_shows_once_tests_are_collected_is_said_by_xdists_controller(scale):
-    outcome = scale("--nodes", "4", "-n", "2")
+    Path("kubeconfig").write_text(
+        "{apiVersion: v1, kind: Config, current-context: c, contexts: [{name: c, context: {cluster: c, user: u}}],"
+        " clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}], users: [{name: u, user: {token: t}}]}"
+    )
+    outcome = scale("--kubeconfig=kubeconfig", "-m", "migration", "-n", "2", suite="suites/test_migration.py")
     assert outcome.code == 4
-    assert "ERROR: --nodes: is for the latency suite, of which no test is selected" in outcome.out.splitlines()
+    assert any(line.startswith("ERROR: ") and "give --allow-disruptive" in line for line in outcome.out.splitlines()), outcome.out
     assert "INTERNALERROR" not in outcome.out + outcome.err
     assert outcome.nothing_started
+
+
+def test_options_of_suites_that_do_not_run_are_told_and_hinder_nothing(scale):
+    """Pipelines give one set of options to several runs."""
+    outcome = scale("--collect-only", "-q", "--vms", "5", "--nodes", "4", "--upgrade-force", "--upgrade-to", "4.10.9", suite="suites")
+    assert outcome.code == 0 and "without effect" not in outcome.out
+    outcome = scale("--collect-only", "--vms", "5", "--nodes", "4", "--upgrade-force")
+    assert outcome.code == 0
+    for option, suite in (("--nodes", "latency"), ("--upgrade-force", "upgrade")):
+        assert f"vmscale: {option} is without effect: no test of the {suite} suite is selected" in outcome.out.splitlines()

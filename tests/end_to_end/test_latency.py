@@ -61,7 +61,6 @@ def test_guests_that_are_not_fit_end_the_run_before_any_load(latency, fault, sai
     "arguments, fio, said",
     [
         (("--nodes", "5"), "", "--nodes 5: the embedded cluster has 4 workers"),
-        (("--nodes", "1", "--deadline", "5m"), "", "--deadline: the latency suite has none"),
         (("--nodes", "1,0"), "", "--nodes 1,0: '0' is not a whole number above 0"),
         (("--nodes", "1"), "fio: {workload_iops: 0}", "workload_iops"),
         (("--nodes", "1"), "fio: {file_size: 20Mi}", "46.9 GiB, more than the 40Gi disk of guests.rhel"),

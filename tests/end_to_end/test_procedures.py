@@ -28,6 +28,7 @@ INTERVAL_SECONDS = 2.0
 RUN_ID = "r1"
 # Truth is written a moment before or after the thing itself.
 ROUNDING_SECONDS = 0.01
+CLOCKS_SECONDS = 0.2  # 10 ms of the wall at 20x: a machine that is busy keeps the cluster's own clock waiting, too
 
 
 def make_fleet(count: int) -> Fleet:
@@ -133,7 +134,7 @@ def assert_true(measurement: Measurement, truth: Mapping[tuple[str, str, str], f
             assert t0 + seconds - truth[kind, record.namespace, record.vm_name] >= -ROUNDING_SECONDS
         if record.time_to_ssh_seconds is not None and record.error_bound_seconds is not None:
             error = t0 + record.time_to_ssh_seconds - truth["guest-ssh-ready", record.namespace, record.vm_name]
-            assert -ROUNDING_SECONDS <= error <= record.error_bound_seconds + ROUNDING_SECONDS
+            assert -ROUNDING_SECONDS <= error <= record.error_bound_seconds + CLOCKS_SECONDS
 
 
 @pytest.mark.parametrize("via", ["direct", "jump", "port-forward"])

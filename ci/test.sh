@@ -5,4 +5,4 @@ cd "$(dirname "$0")/.."
 ci/setup.sh dev
 .venv/bin/ruff check .
 .venv/bin/mypy
-exec .venv/bin/pytest tests -n 4 --dist loadfile "$@"
+exec .venv/bin/pytest tests -n 3 --dist loadfile "$@"

@@ -17,7 +17,7 @@ SUITES = {
     "deployment": ("--vms", "4", "--bulk-size", "2", "--clone-strategy", "snapshot"),
     "bootstorm": ("--vms", "2,3"),
     "latency": ("-m", "latency", "--nodes", "1", "--vms-per-node", "2", "--background-pods", "5", "--vmscale-config=quick.yaml"),
-    "migration": ("-m", "migration or latency", "--vms", "2", "--migration-pods", "2", "--zones", "2", "--vmscale-config=quick.yaml"),
+    "migration": ("-m", "migration", "--vms", "2", "--migration-pods", "2", "--zones", "2"),
     "upgrade": ("--vms", "2", "--upgrade-to", "4.9.23", "--upgrade-load-share", "0"),
 }
 QUICK = "fio: {directories: 1, files_per_directory: 1, baseline_iops: 100, baseline_seconds: 5, ramp_seconds: 2, workload_seconds: 5}\n"

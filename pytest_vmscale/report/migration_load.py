@@ -15,6 +15,7 @@ from pytest_vmscale.scenarios import Chart, Plan, Table
 from pytest_vmscale.slo.migration_load import records_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from pytest_vmscale.run import Run
@@ -176,12 +177,16 @@ def durations(measurement: Measurement, subtitle: str = "") -> Figure | None:
     for (load, values), colour in zip(by_load.items(), (BLUE, ORANGE), strict=True):
         told = f"{load}: {count(len(values), 'VM')}" + (f", {sum(values) / len(values):.1f} s on average" if values else "")
         cumulative(axes, values, color=colour, linewidth=2, label=told)
-    axes.set_xlabel("seconds from the start of a VM's migration to its end (cluster time)")
+    _label(axes, "seconds from the start of a VM's migration to its end (cluster time)")
+    legend(axes, "upper left")
+    return figure
+
+
+def _label(axes: Axes, x: str) -> None:
+    axes.set_xlabel(x)
     axes.set_xlim(left=0)
     axes.set_ylabel("% of VMs at most so long")
     axes.set_ylim(0, 102)
-    legend(axes, "upper left")
-    return figure
 
 
 def gaps(measurement: Measurement, subtitle: str = "") -> Figure | None:
@@ -191,9 +196,6 @@ def gaps(measurement: Measurement, subtitle: str = "") -> Figure | None:
         return None
     figure, axes = new_figure(f"Longest gap in each VM's I/O, {measurement.scope}", subtitle)
     cumulative(axes, values, color=BLUE, linewidth=2, label=f"{len(values)} VMs, the longest {values[-1]:.0f} ms")
-    axes.set_xlabel("milliseconds")
-    axes.set_xlim(left=0)
-    axes.set_ylabel("% of VMs at most so long")
-    axes.set_ylim(0, 102)
+    _label(axes, "milliseconds")
     legend(axes, "lower right")
     return figure

@@ -12,7 +12,7 @@ from pytest_vmscale.model import Measurement, Objective, Outcome
 from pytest_vmscale.records import DeployRecord
 from pytest_vmscale.settings import Settings, SettingsError
 from pytest_vmscale.slo.compare import NEEDED, Difference, difference
-from pytest_vmscale.slo.objectives import at_least, at_most, every_vm, lost, timed, trouble_of
+from pytest_vmscale.slo.objectives import at_most, every_vm, lost, so_many, timed, trouble_of
 from pytest_vmscale.slo.profile import Profile
 from pytest_vmscale.slo.reference import reference_at
 
@@ -158,18 +158,9 @@ def _strategy(measurement: Measurement, profile: Profile) -> Objective:
         )
     trouble = trouble_of(measurement) or ("how the clones were made cannot be told" if set(used) == {"unknown"} else "")
     others = ", ".join(f"{count} of {done} clones were made by {name}" for name, count in used.most_common() if name != asked)
-    return at_least(
-        "deployment.clone_strategy",
-        "Clone strategy used",
-        None if trouble else used[asked] / done * 100,
-        unit="%",
-        limit=wanted.minimum_percent,
-        source=wanted.source,
-        scope=measurement.scope,
-        trouble=trouble,
-        text=f"{used[asked]} of {done}",
-        why=f"asked for {asked}: {others}" + (f" ({why})" if why else "") if others else "",
-    )
+    why = f"asked for {asked}: {others}" + (f" ({why})" if why else "") if others else ""
+    id, title = "deployment.clone_strategy", "Clone strategy used"
+    return so_many(id, title, used[asked], done, wanted.minimum_percent, wanted.source, measurement, trouble, why)
 
 
 def _nothing_left(measurement: Measurement, profile: Profile) -> Objective:

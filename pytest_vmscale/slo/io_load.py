@@ -9,7 +9,7 @@ from pytest_vmscale.model import Measurement, Objective
 from pytest_vmscale.quantity import amount
 from pytest_vmscale.records import LatencyRecord, MigrationLoadRecord
 from pytest_vmscale.settings import Settings, SettingsError
-from pytest_vmscale.slo.objectives import at_least, at_most
+from pytest_vmscale.slo.objectives import at_most, so_many
 from pytest_vmscale.slo.profile import Added, Share
 
 # The load that the document's figures are of.
@@ -42,18 +42,9 @@ def achieved(
 ) -> Objective:
     """So many percent of the VMs achieved their rate. `short`: those that did not, in words."""
     kept_up = sum(not record.overloaded for record in records)
-    return at_least(
-        id,
-        "VMs that achieved their rate",
-        None if trouble else kept_up / len(records) * 100,
-        unit="%",
-        limit=wanted.minimum_percent,
-        source=wanted.source,
-        scope=measurement.scope,
-        trouble=trouble,
-        text=f"{kept_up} of {len(records)}",
-        why=f"{len(records) - kept_up} VMs achieved less than 99 % of their rate{short}" if kept_up < len(records) else "",
-    )
+    why = f"{len(records) - kept_up} VMs achieved less than 99 % of their rate{short}" if kept_up < len(records) else ""
+    title = "VMs that achieved their rate"
+    return so_many(id, title, kept_up, len(records), wanted.minimum_percent, wanted.source, measurement, trouble, why)
 
 
 def added(

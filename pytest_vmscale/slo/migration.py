@@ -8,7 +8,7 @@ from typing import cast
 from pytest_vmscale.model import Measurement, Objective
 from pytest_vmscale.records import LIVE_MIGRATION, MigrationRecord
 from pytest_vmscale.settings import Settings, SettingsError
-from pytest_vmscale.slo.objectives import at_least, at_most, lost_by_name, none_failed, not_whole, some
+from pytest_vmscale.slo.objectives import at_least, at_most, lost_by_name, none_failed, not_whole, so_many, some
 from pytest_vmscale.slo.profile import Average, Points, Profile
 from pytest_vmscale.slo.reference import reference_at
 
@@ -66,17 +66,16 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
     held = "" if measurement.duration_seconds is not None else why_not_done(measurement)
     lost = lost_by_name(measurement, "did not leave as they should")
     found = [
-        at_least(
+        so_many(
             "migration.every_vm_moved",
             "VMs that left as they should",
-            None if trouble else moved / measurement.size * 100,
-            unit="%",
-            limit=wanted.every_vm_moved.minimum_percent,
-            source=wanted.every_vm_moved.source,
-            scope=scope,
-            trouble=trouble,
-            text=f"{moved} of {measurement.size}",
-            why=lost,
+            moved,
+            measurement.size,
+            wanted.every_vm_moved.minimum_percent,
+            wanted.every_vm_moved.source,
+            measurement,
+            trouble,
+            lost,
         ),
         none_failed("migration.failures", "Failed migrations", failures, "migrations", measurement, wanted.failures.source, trouble),
         at_most(

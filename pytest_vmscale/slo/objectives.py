@@ -103,6 +103,24 @@ def at_least(
     )
 
 
+def so_many(
+    id: str, title: str, part: int, whole: int, minimum_percent: float, source: str, measurement: Measurement, trouble: str, why: str
+) -> Objective:
+    """At least so many percent of the whole. `why`: what is wrong with the rest."""
+    return at_least(
+        id,
+        title,
+        None if trouble else part / whole * 100,
+        unit="%",
+        limit=minimum_percent,
+        source=source,
+        scope=measurement.scope,
+        trouble=trouble,
+        text=f"{part} of {whole}",
+        why=why,
+    )
+
+
 def none_failed(id: str, title: str, failures: Sequence[str], unit: str, measurement: Measurement, source: str, trouble: str) -> Objective:
     """`failures`: each that there is, in words."""
     return at_most(
@@ -146,20 +164,8 @@ def every_vm(
     id: str, title: str, measurement: Measurement, minimum_percent: float, source: str, not_done: str, trouble: str = ""
 ) -> Objective:
     """At least so many percent of the VMs succeeded. `not_done`: what the others did not do ("never booted")."""
-    done = measurement.size - len(measurement.failed)
-    trouble = trouble or trouble_of(measurement)
-    return at_least(
-        id,
-        title,
-        None if trouble else done / measurement.size * 100,
-        unit="%",
-        limit=minimum_percent,
-        source=source,
-        scope=measurement.scope,
-        trouble=trouble,
-        text=f"{done} of {measurement.size}",
-        why=lost(measurement, not_done),
-    )
+    done, why = measurement.size - len(measurement.failed), lost(measurement, not_done)
+    return so_many(id, title, done, measurement.size, minimum_percent, source, measurement, trouble or trouble_of(measurement), why)
 
 
 def timed(

@@ -8,7 +8,7 @@ from typing import cast
 from pytest_vmscale.model import Measurement, Objective
 from pytest_vmscale.records import UpgradeRecord
 from pytest_vmscale.settings import Settings, SettingsError
-from pytest_vmscale.slo.objectives import at_least, at_most, longest, lost_by_name, not_whole, some
+from pytest_vmscale.slo.objectives import at_least, at_most, longest, lost_by_name, not_whole, so_many, some
 from pytest_vmscale.slo.profile import Profile
 
 DEADLINE_FACTOR = 2.0  # an upgrade is given up after this multiple of its limit
@@ -83,17 +83,16 @@ def judge(measurement: Measurement, profile: Profile, tolerance_percent: float) 
             beyond=f"> {measurement.deadline_seconds:g} s",
             why=why,
         ),
-        at_least(
+        so_many(
             "upgrade.no_vm_lost",
             "VMs that were not lost",
-            None if trouble else done / len(records) * 100,
-            unit="%",
-            limit=wanted.no_vm_lost.minimum_percent,
-            source=wanted.no_vm_lost.source,
-            scope=scope,
-            trouble=trouble,
-            text=f"{done} of {len(records)}",
-            why=lost_by_name(measurement, "were lost"),
+            done,
+            len(records),
+            wanted.no_vm_lost.minimum_percent,
+            wanted.no_vm_lost.source,
+            measurement,
+            trouble,
+            lost_by_name(measurement, "were lost"),
         ),
         at_most(
             "upgrade.operators_healthy",

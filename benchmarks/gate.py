@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does the gate tell two releases apart? Runs suites on the embedded cluster, with one timing profile and with another, against baselines.
 
-    benchmarks/gate.py [--runs 10] [--baselines 5] [--worse regressed] [--folder DIR] -m bootstorm --vms 100 [options of pytest ...]
+    benchmarks/gate.py [--runs 10] [--baselines 5] [--worse regressed] [--at-once 1] [--folder DIR] -m bootstorm --vms 100 [options of pytest ...]
 
 First the baselines, on the profile `reference`; then so many runs on it again, each of which must pass (exit code 0), and so many on
 the worse profile, each of which must fail (exit code 1) for a regression. Every run has a seed of its own. Prints a line a run with
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,26 +69,38 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--baselines", type=int, default=5)
     parser.add_argument("--worse", default="regressed", metavar="PROFILE")
+    parser.add_argument("--at-once", type=int, default=1, metavar="N", help="so many runs beside each other; more load, more noise")
     parser.add_argument("--folder", type=Path, help="where the runs' results go and stay (default: a temporary one)")
     options, more = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = (options.folder or Path(scratch)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        return gate(folder, options.runs, options.baselines, options.worse, more)
+        pool = ThreadPoolExecutor(options.at_once)
+        try:
+            return gate(pool, folder, options.runs, options.baselines, options.worse, more)
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a run without a verdict no other is begun
 
 
-def gate(folder: Path, runs: int, count: int, worse: str, more: list[str]) -> int:
-    baselines = []
-    for seed in range(count):
-        came = run(folder, f"baseline-{seed}", BETTER, seed, [], more)
-        print(f"baseline-{seed}: exit code {came.code}{told(came)}", flush=True)
-        baselines.append(folder / f"baseline-{seed}")
+def gate(pool: ThreadPoolExecutor, folder: Path, runs: int, count: int, worse: str, more: list[str]) -> int:
+    baselines = [folder / f"baseline-{seed}" for seed in range(count)]
+    begun = [pool.submit(run, folder, each.name, BETTER, seed, [], more) for seed, each in enumerate(baselines)]
+    for each, future in zip(baselines, begun, strict=True):
+        came = future.result()
+        print(f"{each.name}: exit code {came.code}{told(came)}", flush=True)
+    seeds = range(count, count + runs)
+    # The two releases in turn: what else the machine does meets both.
+    against = {
+        (profile, seed): pool.submit(run, folder, f"{profile}-{seed}", profile, seed, baselines, more)
+        for seed in seeds
+        for profile in (BETTER, worse)
+    }
     wrong = 0
     for profile, wanted in ((BETTER, 0), (worse, 1)):
         figures: Counter[str] = Counter()
         right = 0
-        for seed in range(count, count + runs):
-            came = run(folder, f"{profile}-{seed}", profile, seed, baselines, more)
+        for seed in seeds:
+            came = against[profile, seed].result()
             as_wanted = came.code == wanted and bool(came.named) == bool(wanted)
             right += as_wanted
             figures.update(each.rsplit(" ", 2)[0] for each in came.named)

@@ -27,7 +27,8 @@ def holder_identity(run_id: str) -> str:
 
 
 class Lease:
-    """Take it before touching the cluster, release it at the end. `on_lost(reason)` is called if it could not be kept."""
+    """Take it before touching the cluster, release it at the end. `on_lost(reason)` is called if another run has taken it, `tell(line)` when
+    nobody could see it renewed for its duration, and when it is renewed again."""
 
     def __init__(
         self,
@@ -35,12 +36,13 @@ class Lease:
         holder: str,
         on_lost: Callable[[str], None],
         *,
+        tell: Callable[[str], None] = lambda line: None,
         namespace: str = LEASE_NAMESPACE,
         name: str = LEASE_NAME,
         duration_seconds: float = DURATION_SECONDS,
         renew_every_seconds: float = RENEW_EVERY_SECONDS,
     ) -> None:
-        self._cluster, self._holder, self._on_lost = cluster, holder, on_lost
+        self._cluster, self._holder, self._on_lost, self._tell = cluster, holder, on_lost, tell
         self._namespace, self._name = namespace, name
         self._duration, self._renew_every = duration_seconds, renew_every_seconds
         self._collection = resource_path("coordination.k8s.io/v1", "leases", namespace)
@@ -103,34 +105,36 @@ class Lease:
                 )
 
     async def _keep(self) -> None:
-        """Renew until cancelled. It is lost if another run took it, or if nobody could see us renew for its duration."""
-        renewed = time.monotonic()
+        """Renew until cancelled, or until another run has it. An outage alone loses nothing, however long: who took it meanwhile is seen after
+        it, and the upgrade suite measures outages."""
+        renewed, told = time.monotonic(), False
         while self._held:
             await asyncio.sleep(self._renew_every)
             try:
                 async with asyncio.timeout(max(self._renew_every, renewed + self._duration - time.monotonic())):
                     self._held = await self._cluster.update(self._path, self._filled(self._held, self._held["spec"]["leaseTransitions"]))
-                renewed = time.monotonic()
             except (ClusterError, TimeoutError) as error:
-                if not await self._lost(error, time.monotonic() - renewed):
-                    continue
-                return
+                await self._look_who_has_it()
+                silent_seconds = time.monotonic() - renewed
+                if self._held and silent_seconds >= self._duration and not told:
+                    told = True
+                    why = network_reason(error)
+                    self._tell(f"the lease {self._namespace}/{self._name} could not be renewed for {silent_seconds:.0f} s: {why}")
+                continue
+            if told:
+                self._tell(f"the lease {self._namespace}/{self._name} is renewed again, after {time.monotonic() - renewed:.0f} s")
+            renewed, told = time.monotonic(), False
 
-    async def _lost(self, error: Exception, unrenewed_seconds: float) -> bool:
+    async def _look_who_has_it(self) -> None:
         with contextlib.suppress(ClusterError, TimeoutError):
             async with asyncio.timeout(self._renew_every):
                 found = await self._cluster.get_or_none(self._path)
                 holder = found["spec"].get("holderIdentity") if found else "nobody (it was deleted)"
                 if holder == self._holder:  # our own update got through, only its answer did not
                     self._held = found
-                    return False
+                    return
                 self._held = None
                 self._on_lost(f"the lease {self._namespace}/{self._name} is now held by {holder!r}: another run is on this cluster")
-                return True
-        if unrenewed_seconds < self._duration:
-            return False
-        self._on_lost(f"the lease {self._namespace}/{self._name} could not be renewed for {unrenewed_seconds:.0f} s: {network_reason(error)}")
-        return True
 
     def _filled(self, lease: Object, transitions: int) -> Object:
         return {

@@ -1,7 +1,9 @@
-"""What suites do at their end, when that is interrupted or refused: it is told, and takes nothing else with it."""
+"""What suites do at their end, when that is interrupted or refused, and when their cluster is no longer theirs: it is told, and takes nothing
+else with it."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ import pytest
 from fixtures import workloads
 from fixtures.cluster import Stage
 from pytest_vmscale.cluster.access import ClusterError
+from pytest_vmscale.cluster.runtime import Runtime
 from pytest_vmscale.procedures import fleet
 from pytest_vmscale.procedures.fillers import Fillers
 from pytest_vmscale.run import Run
@@ -72,3 +75,22 @@ def test_what_is_kept_is_not_removed(monkeypatch):
 def test_other_errors_are_raised():
     with pytest.raises(ZeroDivisionError):
         StageWithoutCluster().undo(lambda: 1 / 0, "was interrupted", "failed")
+
+
+def test_a_lease_that_is_lost_is_told_while_the_work_goes_on_and_makes_the_verdict_doubtful():
+    said: list[str] = []
+    with Runtime() as runtime:
+        run = Run.__new__(Run)
+        run.troubles = []
+        stage = Stage(run, runtime, None, None, None, None)
+        stage.say = said.append
+
+        async def work() -> str:
+            stage.lost("the lease is now held by 'run-2'")
+            while not said:
+                await asyncio.sleep(0.01)
+            return "measured"
+
+        assert stage.do(asyncio.wait_for(work(), 20)) == "measured"
+    assert said == ["vmscale: the lease is now held by 'run-2'"]
+    assert run.troubles == ["the lease is now held by 'run-2'"]

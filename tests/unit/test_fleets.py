@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Coroutine
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
-from unittest.mock import MagicMock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.cluster import Stage
 from fixtures.fleets import HowFar
-from fixtures.workloads import idle
-from pytest_vmscale.cluster.access import ClusterError
 from pytest_vmscale.fleets import namespace_prefix, plan_fleet
-from pytest_vmscale.procedures.fillers import Fillers
 
 
 def settings(mix: dict[str, int], per_namespace: int = 100) -> SimpleNamespace:
@@ -53,21 +45,3 @@ def test_how_far_provisioning_is_gets_a_line_every_ten_seconds(monkeypatch):
         far("provisioned", second, 30)
         far.tick()
     assert said == [f"vmscale: {seconds} of 30 provisioned after {seconds} s of wall time" for seconds in (10, 20)]
-
-
-def test_what_goes_wrong_with_the_removal_of_idle_pods_is_told_and_takes_nothing_with_it() -> None:
-    asked: list[str] = []
-
-    def do(work: Coroutine[Any, Any, Any], tick: object = None) -> None:
-        asked.append(work.cr_code.co_name)
-        work.close()
-        if asked[-1] == "remove":
-            raise ClusterError("the server is gone")
-
-    stage, whys = Stage(*[MagicMock()] * 4, None, MagicMock()), list[str]()
-    stage.do, stage.say, stage.unmeasured, stage.terminal = do, print, contextlib.nullcontext, contextlib.nullcontext
-    stage.run.settings.keep, stage.run.cleaned_up = False, lambda why: whys.append(why)
-    with idle(stage, Fillers("r1", "latency-pods", "vmscale-r1-latency-pods", 3)):
-        pass
-    assert asked == ["create_all", "wait_for_pods", "remove"]
-    assert whys == ["the idle pods could not be removed: the server is gone"]

@@ -143,39 +143,64 @@ def test_a_lease_that_another_takes_is_lost_and_not_taken_back(tmp_path: Path) -
 
 
 def test_a_server_that_does_not_answer_is_told_in_words(tmp_path: Path) -> None:
-    leases, lost = Leases(), []  # type: ignore[var-annotated]
+    leases, told = Leases(), []  # type: ignore[var-annotated]
 
     async def work(cluster: Cluster) -> None:
-        lease = Lease(cluster, "run-1", lost.append, **SHORT)
+        lease = Lease(cluster, "run-1", pytest.fail, tell=told.append, **SHORT)
         await lease.take()
         leases.silent = True
-        await until(lambda: lost)
+        await until(lambda: told)
         leases.silent = False
         await lease.release()
 
     with_cluster(leases, tmp_path, work)
-    assert len(lost) == 1 and lost[0].endswith(" s: no answer in time")
+    assert told[0].endswith(" s: no answer in time")
 
 
-def test_an_outage_shorter_than_the_lease_is_survived_and_a_longer_one_is_told(tmp_path: Path) -> None:
-    leases, lost = Leases(), []  # type: ignore[var-annotated]
+def test_an_outage_shorter_than_the_lease_is_survived_and_a_longer_one_is_told_and_survived(tmp_path: Path) -> None:
+    leases, told = Leases(), []  # type: ignore[var-annotated]
 
     async def work(cluster: Cluster) -> None:
-        lease = Lease(cluster, "run-1", lost.append, duration_seconds=1.0, renew_every_seconds=0.05)
+        lease = Lease(cluster, "run-1", pytest.fail, tell=told.append, duration_seconds=1.0, renew_every_seconds=0.05)
         await lease.take()
         leases.broken = True
         await asyncio.sleep(0.2)
         leases.broken = False
         version = leases.version
         await until(lambda: leases.version > version)
-        assert lost == []
+        assert told == []
         leases.broken = True
-        await until(lambda: lost)
+        await until(lambda: told)
+        await asyncio.sleep(0.2)
+        assert len(told) == 1
         leases.broken = False
+        await until(lambda: len(told) == 2)
+        version = leases.version
+        await until(lambda: leases.version > version)
+        assert leases.holder == "run-1"
         await lease.release()
 
     with_cluster(leases, tmp_path, work)
-    assert len(lost) == 1 and "could not be renewed for" in lost[0]
+    assert "could not be renewed for" in told[0] and "is renewed again, after" in told[1]
+
+
+def test_a_lease_that_another_took_during_an_outage_is_lost(tmp_path: Path) -> None:
+    leases, lost, told = Leases(), [], []  # type: ignore[var-annotated, var-annotated]
+
+    async def work(cluster: Cluster) -> None:
+        lease = Lease(cluster, "run-1", lost.append, tell=told.append, **SHORT)
+        await lease.take()
+        leases.broken = True
+        await until(lambda: told)
+        assert leases.lease is not None and not lost
+        leases.store({**leases.lease, "spec": {**leases.lease["spec"], "holderIdentity": "run-2"}})
+        leases.broken = False
+        await until(lambda: lost)
+        await lease.release()
+        assert leases.holder == "run-2"
+
+    with_cluster(leases, tmp_path, work)
+    assert lost == ["the lease default/vmscale-run is now held by 'run-2': another run is on this cluster"]
 
 
 def test_two_runs_of_one_name_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -383,6 +383,11 @@ def without_effect(config: pytest.Config, selected: Collection[str]) -> list[str
         suite, colon, _ = text.partition(": ")
         if colon and suite in SUITES and selected and suite not in selected and config.getoption(_dest(option)):
             found.append(f"{option} is without effect: no test of the {suite} suite is selected")
-    if set(selected) == {"latency"} and config.getoption(_dest("--deadline")):
-        found.append("--deadline is without effect: the latency suite measures for as long as fio in vmscale.yaml says")
+    if set(selected) == {"latency"}:
+        for option, instead in (
+            ("--deadline", "measures for as long as fio in vmscale.yaml says"),
+            ("--vms", "has as many VMs as --nodes and --vms-per-node say"),
+        ):
+            if config.getoption(_dest(option)):
+                found.append(f"{option} is without effect: the latency suite {instead}")
     return found

@@ -187,3 +187,5 @@ def test_options_of_suites_that_do_not_run_are_told_and_hinder_nothing(scale):
     assert outcome.code == 0
     for option, suite in (("--nodes", "latency"), ("--upgrade-force", "upgrade")):
         assert f"vmscale: {option} is without effect: no test of the {suite} suite is selected" in outcome.out.splitlines()
+    outcome = scale("--collect-only", "--vms", "5", suite="suites/test_latency.py")
+    assert "vmscale: --vms is without effect: the latency suite has as many VMs as --nodes and --vms-per-node say" in outcome.out.splitlines()

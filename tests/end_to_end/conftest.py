@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+# hypothesis' plugin takes as long to load as all of a run's start, and users do not have it.
+PYTEST = (sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:hypothesispytest")
 
 
 @dataclass
@@ -45,26 +47,19 @@ class Outcome:
         return not (self.folder / "vmscale-results").exists()
 
 
-@pytest.fixture
-def scale(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """`scale("--vms", "20")` runs the boot storm suite."""
+@pytest.fixture(autouse=True)
+def nothing_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs a test starts do not learn of the run that starts them."""
     for name in ("KUBECONFIG", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(name, raising=False)
 
+
+@pytest.fixture
+def scale(pytester: pytest.Pytester) -> Callable[..., Outcome]:
+    """`scale("--vms", "20")` runs the boot storm suite."""
+
     def run(*arguments: str, suite: str = "suites/test_bootstorm.py") -> Outcome:
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-c",
-            str(ROOT / "pyproject.toml"),
-            "--rootdir",
-            str(ROOT),
-            "-p",
-            "no:cacheprovider",
-            str(ROOT / suite),
-        ]
-        done = pytester.run(*command, *arguments)
+        done = pytester.run(*PYTEST, "-p", "no:cacheprovider", str(ROOT / suite), *arguments)
         return Outcome(int(done.ret), "\n".join(done.outlines), "\n".join(done.errlines), Path(os.getcwd()))
 
     return run

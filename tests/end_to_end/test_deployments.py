@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 
 from pytest_vmscale.report.files import problems
 
-from .conftest import ROOT
+from .conftest import PYTEST, ROOT
 
 SUITE = "suites/test_deployment.py"
 SMALL = ("--sim-workers", "5")
@@ -134,12 +133,11 @@ def profile(kubeconfig: str) -> str:
 
 def start_that_hangs(kubeconfig: str, run_id: str) -> subprocess.Popen[bytes]:
     """A deployment whose clones stick, running; it has changed the StorageProfile."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("KUBECONFIG", "PYTEST_ADDOPTS")}
     command = [
-        sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider", str(ROOT / SUITE),
+        *PYTEST, "-p", "no:cacheprovider", str(ROOT / SUITE),
         f"--kubeconfig={kubeconfig}", "--vms", "4", "--clone-strategy", "snapshot", "--allow-disruptive", "--run-id", run_id,
     ]  # fmt: skip
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     end = time.monotonic() + PATIENCE_WALL_SECONDS
     records = f"/apis/cdi.kubevirt.io/v1beta1/namespaces/vmscale-{run_id}-deploy-1-0/datavolumes"
     while not get(kubeconfig, records)["items"]:

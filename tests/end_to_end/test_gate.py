@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ import pytest
 from pytest_vmscale.report.files import About, ResultFiles
 from tests.unit.factories import make_storm
 
-from .conftest import ROOT
+from .conftest import PYTEST, ROOT
 
 SMALL = ("--sim-workers", "5", "--sim-speed", "60")
 OWN = """extends: reference
@@ -88,15 +86,12 @@ def test_what_is_no_input_is_one_line_before_anything_is_started(scale, wrong):
 
 
 @pytest.fixture
-def gate(tmp_path, monkeypatch):
+def gate(tmp_path):
     """`gate("first", "-m", "bootstorm")`: a run of that id, in one folder with the others; its exit code, output and verdict."""
-    for name in ("KUBECONFIG", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
-        monkeypatch.delenv(name, raising=False)
 
     def run(run_id: str, *arguments: str) -> tuple[int, str, dict]:
-        command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "--run-id", run_id]
-        command += ["-o", f"cache_dir={tmp_path / 'cache'}", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False, timeout=240)
+        command = [*PYTEST, "-o", f"cache_dir={tmp_path / 'cache'}", "--run-id", run_id, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)
         return done.returncode, done.stdout + done.stderr, json.loads((tmp_path / "vmscale-results" / run_id / "verdict.json").read_text())
 
     return run

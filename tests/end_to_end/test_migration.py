@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from pytest_vmscale.cluster.embedded import read_clock, start_embedded
 from pytest_vmscale.cluster.requests import Cluster
 from pytest_vmscale.report.files import problems
 
-from .conftest import ROOT
+from .conftest import PYTEST, ROOT
 from .test_zones import as_it_is
 
 SUITE = "suites/test_migration.py"
@@ -52,12 +51,11 @@ class Run:
     """The suite in a process of its own, which can be stopped in the middle."""
 
     def __init__(self, folder: Path, started: Any, run_id: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider", str(ROOT / SUITE),
-                   "-m", "not latency", f"--kubeconfig={started.kubeconfig}", "--run-id", run_id, *arguments]  # fmt: skip
+        suite = ("-p", "no:cacheprovider", str(ROOT / SUITE), "-m", "not latency")
+        command = [*PYTEST, *suite, f"--kubeconfig={started.kubeconfig}", "--run-id", run_id, *arguments]
         self.results = folder / "vmscale-results" / run_id
         self.log = (folder / f"{run_id}.log").open("w+")
-        environment = {key: value for key, value in os.environ.items() if key not in ("KUBECONFIG", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER")}
-        self.process = subprocess.Popen(command, cwd=folder, stdout=self.log, stderr=subprocess.STDOUT, env=environment)
+        self.process = subprocess.Popen(command, cwd=folder, stdout=self.log, stderr=subprocess.STDOUT)
 
     def until_drained(self, started: Any) -> str:
         """Until a worker is cordoned: its name."""

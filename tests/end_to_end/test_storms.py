@@ -15,7 +15,7 @@ import pytest
 
 from pytest_vmscale.report.files import problems
 
-from .conftest import ROOT, account_of, apply_roles
+from .conftest import PYTEST, ROOT, account_of, apply_roles
 
 SMALL = ("--sim-workers", "10")
 
@@ -164,14 +164,11 @@ def test_a_test_that_does_not_end_fails_and_leaves_the_fleets_state(scale):
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), "-p", "no:cacheprovider"]
-    environment = {key: value for key, value in os.environ.items() if key not in ("KUBECONFIG", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER")}
     return subprocess.Popen(
-        [*command, str(ROOT / "suites/test_bootstorm.py"), *SMALL, *arguments],
+        [*PYTEST, "-p", "no:cacheprovider", str(ROOT / "suites/test_bootstorm.py"), *SMALL, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment,
         # A shell that starts these tests in the background has it ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

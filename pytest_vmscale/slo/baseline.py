@@ -18,6 +18,7 @@ from statistics import NormalDist, stdev
 from typing import TYPE_CHECKING, Any
 
 from pytest_vmscale.model import Measurement, Record
+from pytest_vmscale.slo.lateness import lateness_seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,10 +36,6 @@ ASSUMED_SPREAD_PERCENT = 1.5
 ASSUMED_COUNTS_AS_RUNS = 4
 ENOUGH_RUNS = 4  # of the baseline, to tell by themselves what runs differ by
 RUNS_CONFIDENCE = 0.95
-# A stamp may be late by this much wall time, when the machine that measures is busy: assumed, where nothing was measured that tells. At
-# 20x it is a second of the cluster's.
-STAMP_WALL_SECONDS = 0.05
-OBJECT_STAMP_SECONDS = 1.0  # resolution of the timestamps in Kubernetes' objects
 ALLOWANCES = {
     "version": "scenario version",
     "kind": "cluster (embedded or real)",
@@ -177,7 +174,7 @@ class _Raw:
 def _changes(now: Measurement, before: Sequence[Measurement]) -> list[_Raw]:
     kind = type(now.records[0]) if now.records else Record
     found = [_lost(now, before)]
-    late, by_chance = _late_seconds((now, *before), of_one=True), _last_vm_percent(now, before, kind.OUTCOME)
+    late, by_chance = lateness_seconds((now, *before), of_one=True), _last_vm_percent(now, before, kind.OUTCOME)
     if kind.DURATION_MEASURED:
         found.append(_figure("duration_seconds", now.duration_seconds, [each.duration_seconds for each in before], late, by_chance, True))
     for name in kind.FIGURES:
@@ -210,7 +207,7 @@ def _metric_changes(metric: str, now: Measurement, before: Sequence[Measurement]
         return []
     p = _rank_p(mine, pooled)
     stamped = metric.endswith("_seconds") and bool(now.records) and metric not in now.records[0].BY_GUESTS
-    floor = _late_seconds((now, *before), of_one=False) if stamped else 0.0
+    floor = lateness_seconds((now, *before), of_one=False) if stamped else 0.0
     found = []
     for percent in (50, 90, 95, 99) if lower_is_better else (50, 10, 5, 1):
         statistic = f"p{percent}"
@@ -266,27 +263,6 @@ def _figure(
     timed = name.endswith("_seconds")
     noise = _noise_percent(by_chance_percent if timed else 0.0, runs)
     return _Raw(replace(change, change_percent=_percent(mean, mine)), noise_percent=noise, least=late_seconds if timed else 0.0)
-
-
-def _late_seconds(runs: Sequence[Measurement], of_one: bool) -> float:
-    """What figures of these runs may differ by because the measuring machine was busy: it stamped late, or took longer to send the
-    same requests. of_one: of a figure that is one stamp, which may be the latest of all."""
-    rates = [_number(each.details.get("request_rate_achieved")) for each in runs]
-    sending = [each.size / rate for each, rate in zip(runs, rates, strict=True) if rate]
-    slower = max(sending) - min(sending) if len(sending) == len(runs) else 0.0
-    return max(_stamp_lateness_seconds(each, of_one) for each in runs) + slower
-
-
-def _stamp_lateness_seconds(measurement: Measurement, of_one: bool) -> float:
-    """What stamps of this run may be late by. Where the objects' own timestamps were laid beside them, they tell: a steady
-    difference is that of two clocks, and a second of it is those timestamps' resolution; what is more is a machine too busy to look."""
-    skew = measurement.details.get("object_skew_seconds")
-    if not skew:
-        return STAMP_WALL_SECONDS * measurement.time_rate
-    if of_one or "p95" not in skew:
-        return max(0.0, float(skew["max"] - skew["min"]) - OBJECT_STAMP_SECONDS)
-    # The middle 90 % of all, and of what the resolution makes of them.
-    return max(0.0, float(skew["p95"] - skew["p5"]) - 0.9 * OBJECT_STAMP_SECONDS)
 
 
 def _last_vm_percent(now: Measurement, before: Sequence[Measurement], metric: str) -> float:

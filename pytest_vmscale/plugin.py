@@ -10,6 +10,8 @@ import os
 import re
 import sys
 from collections.abc import Generator, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -33,6 +35,7 @@ MARKERS = {
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 BEFORE: pytest.StashKey[list[pytest.Item]] = pytest.StashKey()  # what is selected, before --last-failed takes its choice
 FROM_WORKERS: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+FOLDER: pytest.StashKey[TemporaryDirectory[str]] = pytest.StashKey()  # where xdist's workers write what their controller has to know
 REFUSED: pytest.StashKey[str] = pytest.StashKey()  # what is wrong with the options, by the word of xdist's workers
 
 
@@ -90,6 +93,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--slo {error}") from None
     config.stash[RUN] = run
     config.stash[FROM_WORKERS] = []
+    if not hasattr(config, "workerinput") and config.getoption("dist", "no") != "no":
+        config.stash[FOLDER] = TemporaryDirectory(prefix="vmscale-workers-")
+        config.add_cleanup(config.stash[FOLDER].cleanup)
 
 
 def scenarios(items: list[pytest.Item]) -> list[str]:
@@ -179,6 +185,10 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             place = session.items.index(item)
             session.items[place:place] = points
             chosen.update(points)
+    if folder := getattr(session.config, "workerinput", {}).get("vmscale_folder"):
+        from .workers import tell
+
+        tell(Path(folder), [item for item in session.items if scenarios([item])])
 
 
 def _parameter(item: pytest.Item, name: str) -> Any:
@@ -217,20 +227,16 @@ def pytest_configure_node(node: Any) -> None:
     """xdist: every worker belongs to the controller's run."""
     if RUN in node.config.stash:
         node.workerinput["vmscale_run_id"] = node.config.stash[RUN].settings.run_id
+        node.workerinput["vmscale_folder"] = node.config.stash[FOLDER].name
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """xdist: all that touches the cluster goes to one worker, so that two scenarios never run at a time."""
     if RUN not in config.stash:
         return None
-    from xdist.scheduler import LoadScopeScheduling
+    from .workers import scheduling
 
-    class OneClusterScheduling(LoadScopeScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            return "cluster" if nodeid.startswith("suites/") else nodeid
-
-    return OneClusterScheduling(config, log)
+    return scheduling(config, log, Path(config.stash[FOLDER].name))
 
 
 @pytest.hookimpl(optionalhook=True)

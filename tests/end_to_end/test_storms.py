@@ -52,6 +52,14 @@ def test_a_suite_of_ones_own_beside_the_others_has_nothing_measured_twice(scale)
     assert outcome.named("*_results.json") == ["boot-storm_results.json"]
 
 
+def test_workers_of_xdist_measure_nothing_twice_for_a_suite_of_ones_own(scale):
+    Path("test_own.py").write_text(OWN_SUITE)
+    outcome = scale(str(Path("test_own.py").resolve()), "--vms", "3", "-n", "2", *SMALL)
+    assert outcome.code == 11, outcome.out + outcome.err
+    assert (outcome.out + outcome.err).count("vmscale: provisioning 3 VMs") == 1
+    assert outcome.named("*_results.json") == ["boot-storm_results.json"]
+
+
 def test_a_storm_is_measured_judged_and_cleaned_up(scale):
     outcome = scale("--vms", "20", "--vm-mix", "rhel=50,fedora=30,windows=20", "--alluredir=allure", "--junitxml=junit.xml", *SMALL)
     assert outcome.code == 0, outcome.out + outcome.err

@@ -58,8 +58,10 @@ def nothing_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
 def scale(pytester: pytest.Pytester) -> Callable[..., Outcome]:
     """`scale("--vms", "20")` runs the boot storm suite."""
 
-    def run(*arguments: str, suite: str = "suites/test_bootstorm.py") -> Outcome:
-        done = pytester.run(*PYTEST, "-p", "no:cacheprovider", str(ROOT / suite), *arguments)
+    def run(*arguments: str, suite: str = "suites/test_bootstorm.py", in_process: bool = False) -> Outcome:
+        """in_process: for what ends before anything is started, which is most of a process' time."""
+        words = (*PYTEST, "-p", "no:cacheprovider", str(ROOT / suite), *arguments)
+        done = pytester.runpytest_inprocess(*words[3:], syspathinsert=False) if in_process else pytester.run(*words)
         return Outcome(int(done.ret), "\n".join(done.outlines), "\n".join(done.errlines), Path(os.getcwd()))
 
     return run

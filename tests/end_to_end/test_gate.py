@@ -78,7 +78,7 @@ def truncated():
 @pytest.mark.parametrize("wrong", [misspelt, other_unit, one_id_twice, other_shape, other_size, other_mix, other_version, truncated])
 def test_what_is_no_input_is_one_line_before_anything_is_started(scale, wrong):
     arguments, told = wrong()
-    outcome = scale("--vms", "20", *arguments)
+    outcome = scale("--vms", "20", *arguments, in_process=True)
     assert outcome.code == 4, outcome.out + outcome.err
     assert told in outcome.err
     assert len([line for line in outcome.err.splitlines() if line.strip()]) == 1, outcome.err

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import socket
 import threading
-from http.client import HTTPSConnection
+from collections.abc import Iterator
+from http.client import HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -106,23 +109,34 @@ class Follower:
         self._thread.start()
 
     def _read(self) -> None:
-        for line in self._connection.getresponse():
-            event = orjson.loads(line)
-            meta = event["object"]["metadata"]
-            key = (meta.get("namespace", ""), meta["name"])
-            if event["type"] == "DELETED":
-                del self.state[key]
-            else:
-                assert (event["type"] == "ADDED") == (key not in self.state), event
-                self.state[key] = meta["resourceVersion"]
-            if meta["name"] == "the-last-one":
-                self.seen.set()
+        with contextlib.suppress(OSError, HTTPException):  # that is its end; one that comes too early has not seen the last one
+            for line in self._connection.getresponse():
+                self._follow(orjson.loads(line))
+
+    def _follow(self, event: dict[str, Any]) -> None:
+        meta = event["object"]["metadata"]
+        key = (meta.get("namespace", ""), meta["name"])
+        if event["type"] == "DELETED":
+            del self.state[key]
+        else:
+            assert (event["type"] == "ADDED") == (key not in self.state), event
+            self.state[key] = meta["resourceVersion"]
+        if meta["name"] == "the-last-one":
+            self.seen.set()
+
+    def close(self) -> None:
+        self._connection.sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join(10)
+        self._connection.close()
 
 
 @pytest.fixture(scope="module")
-def followers(server: Api) -> list[Follower]:
+def followers(server: Api) -> Iterator[list[Follower]]:
     """From before the first strange request."""
-    return [] if server.embedded is None else [Follower(server, path) for path in FOLLOWED]
+    following = [] if server.embedded is None else [Follower(server, path) for path in FOLLOWED]
+    yield following
+    for each in following:
+        each.close()
 
 
 @settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

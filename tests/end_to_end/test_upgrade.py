@@ -100,8 +100,8 @@ def test_a_bad_day_is_told_by_name(upgrade: Callable[..., Any]) -> None:
     )
     assert outcome.code == 1, outcome.out + outcome.err
     details, verdict = outcome.json("upgrade_results.json")["details"], " ".join(" ".join(outcome.json("verdict.json")["why"]).split())
-    for name in ("read", "write"):
-        assert details["api"][name]["longest_outage_seconds"] == pytest.approx(40.0, abs=2.0)
+    for name in ("read", "write"):  # a second between two requests on either side, and what 50 ms of a busy machine are at 50x
+        assert 39.0 <= details["api"][name]["longest_outage_seconds"] <= 44.5
     assert "machine-config (Progressing=True" in verdict and "not complete after 330 s" in verdict
     lost = truth(outcome, "vm-lost")[0]
     assert f"{lost['namespace']}/{lost['name']} (its VMI failed and was started again)" in verdict

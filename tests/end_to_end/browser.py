@@ -100,13 +100,20 @@ class Browser:
         return value
 
     async def click(self, selector: str, text: str) -> None:
-        """On the first element that the selector finds with this text in it, with the mouse."""
-        find = f"[...document.querySelectorAll({selector!r})].find(each => each.textContent.includes({text!r}))"
-        await self.wait_for(f"!!{find}")
-        where = await self.evaluate(
-            f"(() => {{ {find}.scrollIntoView({{block: 'center'}}); const b = {find}.getBoundingClientRect();"
-            " return {x: b.x + b.width / 2, y: b.y + b.height / 2} })()"
-        )
+        """On the first element that the selector finds with this text in it, with the mouse, once it lies still and nothing covers it."""
+        look = f"""(() => {{
+            const found = [...document.querySelectorAll({selector!r})].find(each => each.textContent.includes({text!r}));
+            if (!found) return null;
+            found.scrollIntoView({{block: 'center'}});
+            const box = found.getBoundingClientRect(), x = box.x + box.width / 2, y = box.y + box.height / 2;
+            return found.contains(document.elementFromPoint(x, y)) ? {{x, y}} : null;
+        }})()"""
+        before, where = None, await self.wait_for(look)
+        end = time.monotonic() + WAIT_WALL_SECONDS
+        while where != before:
+            assert time.monotonic() < end, f"never lay still: {text}"
+            await asyncio.sleep(0.2)
+            before, where = where, await self.wait_for(look)
         for kind in ("mousePressed", "mouseReleased"):
             await self.send("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **where)
 

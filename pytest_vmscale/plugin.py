@@ -177,7 +177,8 @@ def select(config: pytest.Config, run: Run, items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before xdist's, which tells the controller what there is
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """What judges a sweep judges nothing alone, as --last-failed may select it: its points are measured with it again."""
+    """What judges a sweep judges nothing alone, as --last-failed may select it: its points are measured with it again. What touches the
+    cluster then is told to xdist's controller."""
     chosen = set(session.items)
     for item in [each for each in session.items if each.get_closest_marker("sweep")]:
         points = [each for each in session.config.stash.get(BEFORE, []) if each.path == item.path and not each.get_closest_marker("sweep")]

@@ -174,14 +174,17 @@ class _Raw:
 def _changes(now: Measurement, before: Sequence[Measurement]) -> list[_Raw]:
     kind = type(now.records[0]) if now.records else Record
     found = [_lost(now, before)]
-    late, by_chance = lateness_seconds((now, *before), of_one=True), _last_vm_percent(now, before, kind.OUTCOME)
+    runs, by_chance = (now, *before), _last_vm_percent(now, before, kind.OUTCOME)
+    late, most_late = lateness_seconds(runs, of_one=False), lateness_seconds(runs, of_one=True)
     if kind.DURATION_MEASURED:
-        found.append(_figure("duration_seconds", now.duration_seconds, [each.duration_seconds for each in before], late, by_chance, True))
+        found.append(
+            _figure("duration_seconds", now.duration_seconds, [each.duration_seconds for each in before], most_late, by_chance, True)
+        )
     for name in kind.FIGURES:
         theirs = [_number(each.details.get(name)) for each in before]
-        found.append(_figure(name, _number(now.details.get(name)), theirs, late, by_chance, name not in kind.HIGHER_IS_BETTER))
+        found.append(_figure(name, _number(now.details.get(name)), theirs, most_late, by_chance, name not in kind.HIGHER_IS_BETTER))
     for metric in sorted(now.metrics, key=lambda each: each != kind.OUTCOME):  # what counts most is told first
-        found += _metric_changes(metric, now, before, metric not in kind.HIGHER_IS_BETTER)
+        found += _metric_changes(metric, now, before, 0.0 if metric in kind.BY_GUESTS else late, metric not in kind.HIGHER_IS_BETTER)
     return [each for each in found if each.change.baseline is not None or each.change.measured is not None or each.change.why]
 
 
@@ -198,7 +201,8 @@ def _lost(now: Measurement, before: Sequence[Measurement]) -> _Raw:
     return _Raw(change, sure=p, worse=share > share_before)
 
 
-def _metric_changes(metric: str, now: Measurement, before: Sequence[Measurement], lower_is_better: bool) -> list[_Raw]:
+def _metric_changes(metric: str, now: Measurement, before: Sequence[Measurement], late_seconds: float, lower_is_better: bool) -> list[_Raw]:
+    """`late_seconds`: what its stamps may be late by, if it is a time."""
     import numpy as np
 
     mine, theirs = _values(now, metric, lower_is_better), [_values(each, metric, lower_is_better) for each in before]
@@ -206,8 +210,7 @@ def _metric_changes(metric: str, now: Measurement, before: Sequence[Measurement]
     if not mine.size or not min(each.size for each in theirs) or not (np.isfinite(mine).any() or np.isfinite(pooled).any()):
         return []
     p = _rank_p(mine, pooled)
-    stamped = metric.endswith("_seconds") and bool(now.records) and metric not in now.records[0].BY_GUESTS
-    floor = lateness_seconds((now, *before), of_one=False) if stamped else 0.0
+    floor = late_seconds if metric.endswith("_seconds") else 0.0
     found = []
     for percent in (50, 90, 95, 99) if lower_is_better else (50, 10, 5, 1):
         statistic = f"p{percent}"
